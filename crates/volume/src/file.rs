@@ -1,0 +1,117 @@
+//! A block device or a regular file, through io_uring with O_DIRECT.
+
+mod control;
+mod geometry;
+mod uring_lane;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use sealblk_block::{ErrorKind, Geometry, VolumeError};
+use sealblk_ring::Ring;
+
+use crate::lock::{lock_file, retry};
+use crate::{Lane, OpenOptions, Volume};
+
+/// An open block device or file. Invariant: held exclusively unless it is read-only.
+#[derive(Debug)]
+pub(crate) struct FileVolume {
+    uri: String,
+    file: Arc<OwnedFd>,
+    geometry: Geometry,
+}
+
+impl FileVolume {
+    pub(crate) fn open(uri: &str, path: &Path, options: &OpenOptions) -> Result<Self, VolumeError> {
+        let fail = |what: &str, error: rustix::io::Errno| VolumeError::io(uri, what, error.into());
+        let device = uri.starts_with("/dev/");
+        let access = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let mut flags = access | OFlags::CLOEXEC | OFlags::NOCTTY;
+        if device && !options.read_only {
+            // On a block device O_EXCL without O_CREAT is the kernel's claim (open(2)): mounts,
+            // other claims and other daemons are kept away.
+            flags |= OFlags::EXCL;
+        }
+        if let Some(bytes) = options.create_bytes.filter(|_| !device) {
+            create(path, bytes).map_err(|error| VolumeError::io(uri, "making the file", error))?;
+        }
+        let open =
+            |flags| retry(options.lock_wait, || Ok(rustix::fs::open(path, flags, Mode::empty())?));
+        let file = match open(flags | OFlags::DIRECT) {
+            // A file system without O_DIRECT: through the page cache then. Encryption is the same.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(flags),
+            result => result,
+        }
+        .map_err(|error| {
+            let what = match error.raw_os_error() {
+                Some(libc::EBUSY) => "in use by another program (mounted, or served already)",
+                Some(libc::ENOENT) => "no such file or device",
+                Some(libc::EACCES | libc::EPERM) => "not allowed to open it",
+                Some(libc::EROFS) => "on a read-only file system",
+                _ => "opening it",
+            };
+            VolumeError::io(uri, what, error)
+        })?;
+
+        let stat = rustix::fs::fstat(&file).map_err(|error| fail("asking its type", error))?;
+        match (FileType::from_raw_mode(stat.st_mode), device) {
+            (FileType::BlockDevice, true) => {}
+            (FileType::RegularFile, false) => {
+                lock_file(file.as_fd(), options.read_only, options.lock_wait).map_err(|error| {
+                    VolumeError::io(uri, "in use by another program (served already?)", error)
+                })?;
+            }
+            (_, true) => {
+                return Err(VolumeError::new(ErrorKind::Invalid, uri, "not a block device"));
+            }
+            (FileType::BlockDevice, false) => {
+                let what = "a block device: name it by its path, /dev/NAME";
+                return Err(VolumeError::new(ErrorKind::Invalid, uri, what));
+            }
+            (_, false) => {
+                return Err(VolumeError::new(ErrorKind::Invalid, uri, "not a regular file"));
+            }
+        }
+        let geometry = geometry::measure(uri, &file, device, options.read_only)?;
+        Ok(Self { uri: uri.to_owned(), file: Arc::new(file), geometry })
+    }
+}
+
+/// Makes a file of `bytes` bytes, readable by its owner alone; one that is there already stays as it is.
+fn create(path: &Path, bytes: u64) -> std::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(rustix::fs::ftruncate(&file, bytes)?),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Volume for FileVolume {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        control::read(self, offset_bytes, buf)
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<(), VolumeError> {
+        control::write(self, offset_bytes, data)
+    }
+
+    fn flush(&self) -> Result<(), VolumeError> {
+        rustix::fs::fdatasync(&self.file)
+            .map_err(|error| VolumeError::io(&self.uri, "flushing it", error.into()))
+    }
+
+    fn open_lane(&self, ring: &mut Ring) -> Result<Box<dyn Lane>, VolumeError> {
+        Ok(Box::new(uring_lane::UringLane::new(self.file.clone(), ring)))
+    }
+}

@@ -1,0 +1,91 @@
+//! Volumes: where the ciphertext lies.
+//!
+//! A [`Volume`] is the control handle: geometry, and blocking reads and writes for headers. A
+//! [`Lane`] is one thread's data handle: it submits to that thread's ring and gives every I/O back
+//! exactly once. The split lets a queue thread own everything it touches.
+//!
+//! Contract of every volume, checked by [`conformance`]: reads see the last completed write; I/O
+//! in flight at once may be carried out in any order; after a completed [`LaneOp::Flush`] every
+//! write that had completed before it was submitted is durable; a count smaller than asked for is
+//! a short I/O and not an error, the caller goes on where it ended; a volume is held exclusively
+//! while it is open for writing.
+//!
+//! Deliberately absent: keys. A volume never sees plaintext of an encrypted disk.
+
+mod aligned;
+mod file;
+mod lane;
+mod lock;
+mod uri;
+
+#[cfg(feature = "testing")]
+pub mod conformance;
+#[cfg(feature = "testing")]
+mod fault;
+#[cfg(feature = "testing")]
+mod memory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use aligned::AlignedBuf;
+#[cfg(feature = "testing")]
+pub use fault::{FaultyVolume, Verdict};
+pub use lane::{Buffer, Lane, LaneDone, LaneIo, LaneOp};
+#[cfg(feature = "testing")]
+pub use memory::MemoryVolume;
+use sealblk_block::{Geometry, VolumeError};
+use sealblk_ring::Ring;
+pub use uri::Uri;
+
+/// The control handle of an open volume.
+pub trait Volume: Send + Sync {
+    /// As the operator named it.
+    fn uri(&self) -> &str;
+
+    /// Size and units, fixed while it is open.
+    fn geometry(&self) -> Geometry;
+
+    /// Reads `buf.len()` bytes at `offset_bytes`, both of any alignment; blocks. Past the end is
+    /// an error.
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError>;
+
+    /// Writes `data` at `offset_bytes`, both of any alignment; blocks. Not durable before
+    /// [`Self::flush`]. Bytes that share a block with the edges are read and written back: no lane
+    /// may write that block meanwhile.
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<(), VolumeError>;
+
+    /// Makes every completed write durable; blocks. After an error nothing is known about what
+    /// is durable: do not try again and believe it.
+    fn flush(&self) -> Result<(), VolumeError>;
+
+    /// A data handle for the calling thread, on its ring.
+    fn open_lane(&self, ring: &mut Ring) -> Result<Box<dyn Lane>, VolumeError>;
+}
+
+/// How to open a volume.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Without the right to write; others may read it at the same time.
+    pub read_only: bool,
+    /// Make the file if it isn't there, this many bytes long (files only).
+    pub create_bytes: Option<u64>,
+    /// How long to wait for somebody else to let go of it. A daemon that was killed holds its
+    /// volume until the kernel has finished its last writes, so its successor waits.
+    pub lock_wait: Duration,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { read_only: false, create_bytes: None, lock_wait: Duration::ZERO }
+    }
+}
+
+/// Opens the volume that `uri` names: `/dev/NAME` or `file:/PATH`.
+pub fn open(uri: &str, options: &OpenOptions) -> Result<Arc<dyn Volume>, VolumeError> {
+    match Uri::parse(uri)? {
+        Uri::Device(path) | Uri::File(path) => {
+            Ok(Arc::new(file::FileVolume::open(uri, &path, options)?))
+        }
+    }
+}

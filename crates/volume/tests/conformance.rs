@@ -1,0 +1,112 @@
+//! Every kind of volume passes the one suite.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealblk_block::ErrorKind;
+use sealblk_volume::{
+    FaultyVolume, LaneOp, MemoryVolume, OpenOptions, Verdict, Volume, conformance, open,
+};
+
+fn file(dir: &tempfile::TempDir) -> String {
+    let path = dir.path().join("volume");
+    if !path.exists() {
+        std::fs::File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    }
+    format!("file:{}", path.display())
+}
+
+#[test]
+fn a_file_conforms() {
+    // Not in /tmp, which may lie in memory: the file system under the build is the real thing.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    conformance::run(&|| open(&uri, &OpenOptions::default()).unwrap());
+}
+
+#[test]
+fn a_file_in_memory_conforms() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let uri = file(&dir);
+    conformance::run(&|| open(&uri, &OpenOptions::default()).unwrap());
+}
+
+#[test]
+fn memory_conforms() {
+    let volume: Arc<dyn Volume> = Arc::new(MemoryVolume::new(8 << 20, 512).unwrap());
+    conformance::run(&|| volume.clone());
+    let volume: Arc<dyn Volume> = Arc::new(MemoryVolume::new(8 << 20, 4096).unwrap());
+    conformance::run(&|| volume.clone());
+}
+
+#[test]
+fn a_faulty_volume_without_a_fault_conforms() {
+    let inner: Arc<dyn Volume> = Arc::new(MemoryVolume::new(8 << 20, 512).unwrap());
+    let faulty: Arc<dyn Volume> = Arc::new(FaultyVolume::new(inner, |_| Verdict::Pass));
+    conformance::run(&|| faulty.clone());
+}
+
+#[test]
+fn the_suite_notices_lost_writes() {
+    let inner: Arc<dyn Volume> = Arc::new(MemoryVolume::new(8 << 20, 512).unwrap());
+    let faulty: Arc<dyn Volume> = Arc::new(FaultyVolume::new(inner, |op| match op {
+        LaneOp::Write { .. } => Verdict::Short(0),
+        _ => Verdict::Pass,
+    }));
+    let outcome = std::thread::spawn(move || conformance::run(&|| faulty.clone())).join();
+    assert!(outcome.is_err());
+}
+
+#[test]
+fn a_volume_is_held_exclusively() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let reader = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let held = open(&uri, &OpenOptions::default()).unwrap();
+    for options in [&OpenOptions::default(), &reader] {
+        let error = open(&uri, options).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+        assert!(error.to_string().contains(&uri), "{error}");
+    }
+    drop(held);
+    let first = open(&uri, &reader).unwrap();
+    let second = open(&uri, &reader).unwrap();
+    assert!(first.geometry().read_only);
+    assert!(second.write_at(0, &[1]).is_err());
+}
+
+#[test]
+fn a_successor_waits_for_the_volume() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let held = open(&uri, &OpenOptions::default()).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let successor = std::thread::spawn(move || {
+        tell.send(()).unwrap();
+        let options = OpenOptions { lock_wait: Duration::from_secs(60), ..OpenOptions::default() };
+        open(&uri, &options).is_ok()
+    });
+    told.recv().unwrap();
+    drop(held);
+    assert!(successor.join().unwrap());
+}
+
+#[test]
+fn a_file_is_made_on_demand_and_never_overwritten() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = format!("file:{}/new", dir.path().display());
+    let missing = open(&uri, &OpenOptions::default()).err().unwrap();
+    assert_eq!(missing.kind, ErrorKind::NotFound);
+    let create = |bytes| OpenOptions { create_bytes: Some(bytes), ..OpenOptions::default() };
+    assert_eq!(open(&uri, &create(1 << 20)).unwrap().geometry().size_bytes, 1 << 20);
+    assert_eq!(open(&uri, &create(2 << 20)).unwrap().geometry().size_bytes, 1 << 20);
+}
+
+#[test]
+fn what_is_no_volume_is_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for uri in [format!("file:{}", dir.path().display()), "/dev/null".into()] {
+        assert!(open(&uri, &OpenOptions::default()).is_err(), "{uri}");
+    }
+}

@@ -1,0 +1,189 @@
+//! AES-XTS over whole encryption sectors, and the map that says which key owns which extent.
+//!
+//! [`sector_cipher`] makes a cipher for one key; [`seal`] and [`open`] run it between a guest's
+//! scattered memory and a contiguous bounce buffer, which is the only copy the data path makes;
+//! [`KeyMap`] finds the cipher and the place on the volume for a guest's extent.
+//!
+//! Contract: the tweak is `plain64`: a little-endian counter of **512-byte** units, whatever the
+//! encryption sector is (LUKS2 specification section 3.3; dm-crypt without `iv_large_sectors`).
+//! Ciphers are per thread: `Send`, not shared.
+//! Invariant: no lock, allocation or formatting per request; no reference to guest memory, ever.
+//! Deliberately absent: authentication (XTS has none), partial sectors, other modes.
+//!
+//! Implementations: AWS-LC for AES-256 (feature `aws-lc`, default; or `fips` for its FIPS module,
+//! `cargo build --no-default-features --features fips`, which takes Go, CMake and a C compiler),
+//! and `aes` + `xts-mode` everywhere. AWS-LC has no AES-128-XTS, so that is always portable.
+
+#[cfg(any(feature = "aws-lc", feature = "fips"))]
+mod aws_lc;
+mod keymap;
+mod portable;
+mod sector;
+mod spans;
+
+pub use keymap::{KeyMap, Route, SegmentSpec};
+pub use sector::{SectorCipher, decrypt_in_place, encrypt_in_place};
+pub use spans::{copy_in, copy_out, open, seal};
+
+use std::fmt;
+use std::str::FromStr;
+
+use sealblk_block::SECTOR_BYTES;
+use sealblk_secret::{SecretBytes, SecretError};
+
+/// The smallest encryption sector, in bytes.
+pub const SECTOR_BYTES_MIN: usize = 512;
+
+/// The largest encryption sector, in bytes (LUKS2 specification section 3.3).
+pub const SECTOR_BYTES_MAX: usize = 4096;
+
+/// What encrypts a segment. The names are dm-crypt's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// `aes-xts-plain64` with a 256-bit key (two of 128).
+    Aes128XtsPlain64,
+    /// `aes-xts-plain64` with a 512-bit key (two of 256).
+    Aes256XtsPlain64,
+}
+
+impl Algorithm {
+    /// Length of the key, both halves together.
+    pub const fn key_bytes(self) -> usize {
+        match self {
+            Self::Aes128XtsPlain64 => 32,
+            Self::Aes256XtsPlain64 => 64,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aes128XtsPlain64 => "aes-128-xts-plain64",
+            Self::Aes256XtsPlain64 => "aes-256-xts-plain64",
+        })
+    }
+}
+
+/// Which code does it. Parses from and prints as the word in the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Implementation {
+    /// `auto`: AWS-LC where it is built in and knows the algorithm, else portable.
+    #[default]
+    Auto,
+    /// `aws-lc`: AWS-LC or nothing.
+    AwsLc,
+    /// `portable`: the `aes` and `xts-mode` crates.
+    Portable,
+}
+
+impl fmt::Display for Implementation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::AwsLc => "aws-lc",
+            Self::Portable => "portable",
+        })
+    }
+}
+
+/// The word names no [`Implementation`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no cipher implementation is called {0:?}: use auto, aws-lc or portable")]
+pub struct UnknownImplementation(String);
+
+impl FromStr for Implementation {
+    type Err = UnknownImplementation;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        [Self::Auto, Self::AwsLc, Self::Portable]
+            .into_iter()
+            .find(|which| which.to_string() == word)
+            .ok_or_else(|| UnknownImplementation(word.to_owned()))
+    }
+}
+
+/// Why there is no cipher or map.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CipherError {
+    /// The key doesn't fit the algorithm.
+    #[error("{algorithm} takes a key of {} bytes, not {got_bytes}", .algorithm.key_bytes())]
+    KeyLength {
+        /// What was asked for.
+        algorithm: Algorithm,
+        /// The key's length.
+        got_bytes: usize,
+    },
+    /// XTS with equal halves is not secure, and FIPS 140 forbids it (implementation guidance A.9).
+    #[error("the two halves of the XTS key are equal; such a key is not safe to use")]
+    EqualKeyHalves,
+    /// Not a power of two from 512 to 4096.
+    #[error("encryption sectors of {0} bytes: only 512, 1024, 2048 and 4096 are supported")]
+    SectorSize(u32),
+    /// The implementation asked for can't do it.
+    #[error("cipher implementation aws-lc can't be used: {0}; configure auto or portable")]
+    Unavailable(&'static str),
+    /// A segment contradicts itself or its neighbours.
+    #[error("segment {index}: {what}")]
+    Segment {
+        /// Position in the list.
+        index: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// No protected memory for the key schedule.
+    #[error("no protected memory for the cipher's key schedule: {0}")]
+    Memory(#[from] SecretError),
+}
+
+/// How far the tweak advances per encryption sector (see the crate's contract).
+fn iv_step(sector_bytes: usize) -> u64 {
+    sector_bytes as u64 / SECTOR_BYTES
+}
+
+/// A cipher for `key`, whose expanded form lies in protected memory; `key` isn't needed afterwards.
+///
+/// # Errors
+/// A key of the wrong length or with equal halves, an impossible `sector_bytes`, an implementation
+/// that isn't there, no protected memory.
+pub fn sector_cipher(
+    algorithm: Algorithm,
+    key: &SecretBytes,
+    sector_bytes: u32,
+    which: Implementation,
+) -> Result<Box<dyn SectorCipher>, CipherError> {
+    if key.len() != algorithm.key_bytes() {
+        return Err(CipherError::KeyLength { algorithm, got_bytes: key.len() });
+    }
+    let (first, second) = key.expose().split_at(key.len() / 2);
+    if SecretBytes::copy_from(first)?.ct_eq(second) {
+        return Err(CipherError::EqualKeyHalves);
+    }
+    let sector_bytes = checked_sector_bytes(sector_bytes)?;
+    #[cfg(any(feature = "aws-lc", feature = "fips"))]
+    {
+        match (which, algorithm) {
+            (Implementation::Auto | Implementation::AwsLc, Algorithm::Aes256XtsPlain64) => {
+                return Ok(Box::new(aws_lc::AwsLc::new(key, sector_bytes)?));
+            }
+            (Implementation::AwsLc, Algorithm::Aes128XtsPlain64) => {
+                return Err(CipherError::Unavailable("AWS-LC has no AES-128-XTS"));
+            }
+            _ => {}
+        }
+    }
+    #[cfg(not(any(feature = "aws-lc", feature = "fips")))]
+    if which == Implementation::AwsLc {
+        return Err(CipherError::Unavailable("this program was built without it"));
+    }
+    portable::new(algorithm, key, sector_bytes)
+}
+
+/// The size as the rest of the crate takes it, if LUKS allows it.
+fn checked_sector_bytes(sector_bytes: u32) -> Result<usize, CipherError> {
+    match sector_bytes {
+        512 | 1024 | 2048 | 4096 => Ok(sector_bytes as usize),
+        _ => Err(CipherError::SectorSize(sector_bytes)),
+    }
+}

@@ -1,0 +1,207 @@
+//! The life of a request: taken, begun, waiting for room, completed.
+
+use sealblk_block::{Op, Status};
+use sealblk_virtqueue::blk::{self, Refusal};
+
+use crate::worker::Worker;
+
+impl Worker {
+    /// Whether the next request may be taken from the guest: those before it have all they need.
+    pub(super) fn can_take(&self) -> bool {
+        self.waiting.is_empty()
+            && self.unsent.is_empty()
+            && self.queue.as_ref().is_some_and(|queue| !queue.broken)
+    }
+
+    /// Takes requests as long as there are some and there is room; whether there were some.
+    pub(super) fn take_requests(&mut self) -> bool {
+        let mut any = false;
+        while self.can_take() {
+            let Some(queue) = &mut self.queue else { break };
+            match queue.virtqueue.pop() {
+                Ok(Some(head)) => {
+                    any = true;
+                    self.begin(head);
+                }
+                Ok(None) => break,
+                Err(error) => self.ring_is_broken(&error.to_string()),
+            }
+        }
+        any
+    }
+
+    /// The guest's ring makes no sense any more: nothing is taken from it until it is restarted.
+    fn ring_is_broken(&mut self, what: &str) {
+        let Some(queue) = &mut self.queue else { return };
+        queue.broken = true;
+        self.stats.broken.set(1);
+        tracing::warn!(
+            disk = self.config.name,
+            queue = self.index,
+            what,
+            "the guest broke the virtqueue: it is not served until the driver resets it"
+        );
+    }
+
+    /// Starts on the request that begins at descriptor `head`, taken or replayed.
+    pub(super) fn begin(&mut self, head: u16) {
+        let Some(queue) = &mut self.queue else { return };
+        let slot = self.slots.get_mut(head);
+        if slot.request.is_some() {
+            return self.ring_is_broken("a descriptor was made available that is still in use");
+        }
+        let parsed = queue.virtqueue.read_chain(head, &mut slot.chain);
+        let parsed = match parsed {
+            Ok(()) => blk::parse(
+                queue.virtqueue.memory(),
+                &mut slot.chain,
+                &self.profile,
+                queue.features,
+                &mut slot.ranges,
+            ),
+            Err(error) => Err(Refusal::from(error)),
+        };
+        let request = match parsed {
+            Ok(request) => request,
+            Err(refusal) => {
+                self.stats.refused.add(1);
+                let used_len = refusal.answer(queue.virtqueue.memory());
+                queue.virtqueue.push_used(head, used_len);
+                queue.unannounced = true;
+                return;
+            }
+        };
+        slot.begin(request);
+        self.slots.started();
+        match request.op {
+            Op::GetId => {
+                let slot = self.slots.get_mut(head);
+                let memory = queue.virtqueue.memory();
+                slot.status = Some(blk::write_id(memory, &request, &slot.chain, &self.profile));
+                self.complete(head);
+            }
+            Op::Flush => {
+                if !self.issue_flush(head) {
+                    self.wait(head);
+                }
+            }
+            _ => {
+                if !self.issue(head) {
+                    self.wait(head);
+                } else if self.slots.get_mut(head).chunks == 0 {
+                    // Nothing to do: an empty range.
+                    self.complete(head);
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, head: u16) {
+        self.slots.get_mut(head).waits = true;
+        self.waiting.push_back(head);
+    }
+
+    /// Goes on with what waited for room or for the storage to come back; whether something moved.
+    pub(super) fn go_on(&mut self) -> bool {
+        let mut any = self.send_unsent();
+        while let Some(id) = self.hold.due() {
+            self.send_held(id);
+            any = true;
+        }
+        while let Some(&head) = self.waiting.front() {
+            let flush = self.slots.get_mut(head).request.is_some_and(|r| r.op == Op::Flush);
+            let all = if flush { self.issue_flush(head) } else { self.issue(head) };
+            if !all {
+                break;
+            }
+            self.waiting.pop_front();
+            any = true;
+            let slot = self.slots.get_mut(head);
+            slot.waits = false;
+            if slot.chunks == 0 {
+                self.complete(head);
+            }
+        }
+        any
+    }
+
+    /// Whether something can be done without waiting for the volume.
+    pub(super) fn has_work_in_hand(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Tells the guest how a request ended.
+    pub(super) fn complete(&mut self, head: u16) {
+        let slot = self.slots.get_mut(head);
+        let Some(request) = slot.request.take() else { return };
+        let status = slot.status.unwrap_or(Status::Ok);
+        let bytes = slot.data_bytes;
+        self.slots.ended();
+        self.count(request.op, bytes, status);
+        let Some(queue) = &mut self.queue else { return };
+        let used_len = request.finish(queue.virtqueue.memory(), status);
+        queue.virtqueue.push_used(head, used_len);
+        queue.unannounced = true;
+    }
+
+    fn count(&self, op: Op, bytes: u64, status: Status) {
+        let stats = &self.stats;
+        stats.in_flight.set(self.slots.busy() as u64);
+        match (status, op) {
+            (Status::Ok, Op::Read) => {
+                stats.reads.add(1);
+                stats.read_bytes.add(bytes);
+            }
+            (Status::Ok, Op::Write | Op::WriteZeroes { .. }) => {
+                stats.writes.add(1);
+                stats.written_bytes.add(bytes);
+            }
+            (Status::Ok, Op::Flush) => stats.flushes.add(1),
+            (Status::Ok, Op::Discard) => stats.discards.add(1),
+            (Status::Ok, Op::GetId) => {}
+            (Status::IoErr | Status::Unsupported, Op::GetId) => stats.refused.add(1),
+            (Status::IoErr | Status::Unsupported, _) => stats.volume_errors.add(1),
+        }
+    }
+
+    /// The queue stops while the storage is away: what is held back stays in the in-flight region
+    /// and is replayed by whoever runs the queue next; without such a region the guest is told.
+    pub(super) fn abandon_held(&mut self) {
+        let tracked = self.queue.as_ref().is_some_and(|queue| queue.virtqueue.is_tracked());
+        while let Some(id) = self.hold.abandon() {
+            if tracked {
+                self.forget_chunk(id);
+            } else {
+                self.end_chunk(id, Some(Status::IoErr));
+            }
+        }
+        // Those that waited for the room of the held ones.
+        while let Some(head) = self.waiting.pop_front() {
+            let slot = self.slots.get_mut(head);
+            slot.waits = false;
+            if tracked {
+                self.forget(head);
+            } else {
+                slot.status = Some(Status::IoErr);
+                self.complete(head);
+            }
+        }
+    }
+
+    /// Drops a request without an answer: its mark in the in-flight region stays.
+    fn forget(&mut self, head: u16) {
+        if self.slots.get_mut(head).request.take().is_some() {
+            self.slots.ended();
+        }
+    }
+
+    fn forget_chunk(&mut self, id: u32) {
+        let chunk = self.drop_chunk(id);
+        let slot = self.slots.get_mut(chunk.slot);
+        // Nothing more is started for it.
+        slot.status = Some(Status::IoErr);
+        if slot.chunks == 0 && !slot.waits {
+            self.forget(chunk.slot);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One header, whichever version: the entry to this crate.
+
+use std::sync::Arc;
+
+use sealblk_cipher::SegmentSpec;
+use sealblk_secret::SecretBytes;
+
+use crate::error::LuksError;
+use crate::io::{Plan, Random, ReadAt};
+use crate::kdf::KdfLimits;
+use crate::luks1::Luks1;
+use crate::luks2::{self, Luks2, NewKeyslot, RepairReport};
+use crate::probe::{Found, probe};
+use crate::report::Report;
+
+/// What the caller accepts. Pin the version where it is known: storage that swaps a LUKS2 header
+/// for a LUKS1 one must not get its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// LUKS1 headers are accepted.
+    pub luks1: bool,
+    /// LUKS2 headers are accepted.
+    pub luks2: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { luks1: true, luks2: true }
+    }
+}
+
+/// A valid LUKS header, as it was when loaded: load it again after executing a plan.
+#[derive(Debug)]
+pub struct Header(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    V1(Box<Luks1>),
+    V2(Box<Luks2>),
+}
+
+/// A volume key and where it came from.
+#[derive(Debug)]
+pub struct Unlocked {
+    /// The volume key.
+    pub(crate) key: Arc<SecretBytes>,
+    /// The keyslot that the passphrase opened.
+    pub(crate) slot: u32,
+    /// LUKS2: the digest the key belongs to.
+    pub(crate) digest: u32,
+}
+
+impl Unlocked {
+    /// The keyslot that opened.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
+impl Header {
+    /// Reads and validates the header.
+    ///
+    /// # Errors
+    /// [`LuksError::NotLuks`], [`LuksError::VersionNotAllowed`], [`LuksError::InvalidLuks1`],
+    /// [`LuksError::BothCopiesBad`], [`LuksError::Read`].
+    pub fn load(io: &mut dyn ReadAt, policy: &Policy) -> Result<Self, LuksError> {
+        match probe(io)? {
+            Found::Luks1 if !policy.luks1 => Err(LuksError::VersionNotAllowed { found: 1 }),
+            Found::Luks2 if !policy.luks2 => Err(LuksError::VersionNotAllowed { found: 2 }),
+            Found::Luks1 => Ok(Self(Kind::V1(Box::new(Luks1::load(io)?)))),
+            Found::Luks2 => Ok(Self(Kind::V2(Box::new(Luks2::load(io)?)))),
+            other => Err(LuksError::NotLuks(other)),
+        }
+    }
+
+    /// 1 or 2.
+    pub fn version(&self) -> u8 {
+        match self.0 {
+            Kind::V1(_) => 1,
+            Kind::V2(_) => 2,
+        }
+    }
+
+    /// The volume's UUID as text.
+    pub fn uuid(&self) -> String {
+        match &self.0 {
+            Kind::V1(header) => header.uuid(),
+            Kind::V2(header) => header.uuid(),
+        }
+    }
+
+    /// Reasons why this build neither serves nor changes the volume; empty when there are none.
+    pub fn refusals(&self) -> Vec<String> {
+        match &self.0 {
+            Kind::V1(header) => header.refusals(),
+            Kind::V2(header) => header.refusals(),
+        }
+    }
+
+    fn check_not_refused(&self) -> Result<(), LuksError> {
+        let refusals = self.refusals();
+        if refusals.is_empty() { Ok(()) } else { Err(LuksError::Refused(refusals)) }
+    }
+
+    /// Recovers the volume key. Takes as long as the keyslots' derivations do, seconds if need be.
+    ///
+    /// # Errors
+    /// [`LuksError::Refused`], [`LuksError::NoKeyslotOpens`], [`LuksError::Read`].
+    pub fn unlock(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrase: &SecretBytes,
+        limits: &KdfLimits,
+    ) -> Result<Unlocked, LuksError> {
+        self.unlock_any(io, passphrase, None, limits)
+    }
+
+    /// As [`Self::unlock`], with one keyslot only, whatever its priority.
+    ///
+    /// # Errors
+    /// Also [`LuksError::NoSuchKeyslot`].
+    pub fn unlock_slot(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrase: &SecretBytes,
+        slot: u32,
+        limits: &KdfLimits,
+    ) -> Result<Unlocked, LuksError> {
+        self.unlock_any(io, passphrase, Some(slot), limits)
+    }
+
+    fn unlock_any(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrase: &SecretBytes,
+        slot: Option<u32>,
+        limits: &KdfLimits,
+    ) -> Result<Unlocked, LuksError> {
+        self.check_not_refused()?;
+        match &self.0 {
+            Kind::V1(header) => header.unlock(io, passphrase, slot, limits),
+            Kind::V2(header) => header.unlock(io, passphrase, slot, limits),
+        }
+    }
+
+    /// The guest's disk on a volume of `volume_bytes`: contiguous segments from guest sector 0.
+    ///
+    /// # Errors
+    /// [`LuksError::SegmentOutside`] when the volume is too small, [`LuksError::Refused`].
+    pub fn segments(
+        &self,
+        unlocked: &Unlocked,
+        volume_bytes: u64,
+    ) -> Result<Vec<SegmentSpec>, LuksError> {
+        match &self.0 {
+            Kind::V1(header) => header.segments(unlocked, volume_bytes),
+            Kind::V2(header) => header.segments(unlocked, volume_bytes),
+        }
+    }
+
+    /// Everything about the header that is public.
+    pub fn report(&self) -> Report {
+        match &self.0 {
+            Kind::V1(header) => header.report(),
+            Kind::V2(header) => header.report(),
+        }
+    }
+
+    /// Plans a further keyslot for the unlocked volume key; gives its number and the plan.
+    ///
+    /// # Errors
+    /// [`LuksError::KeyslotInUse`], [`LuksError::NoRoom`], [`LuksError::BadParameter`],
+    /// [`LuksError::Refused`], [`LuksError::ForeignKey`].
+    pub fn add_keyslot(
+        &self,
+        io: &mut dyn ReadAt,
+        unlocked: &Unlocked,
+        passphrase: &SecretBytes,
+        new: &NewKeyslot,
+        random: &mut Random<'_>,
+    ) -> Result<(u32, Plan), LuksError> {
+        self.check_not_refused()?;
+        match &self.0 {
+            Kind::V1(header) => header.add_keyslot(io, unlocked, passphrase, new, random),
+            Kind::V2(header) => header.add_keyslot(io, unlocked, passphrase, new, random),
+        }
+    }
+
+    /// Plans the removal of a keyslot and the destruction of its material. `force` admits the last
+    /// one that opens the volume.
+    ///
+    /// # Errors
+    /// [`LuksError::NoSuchKeyslot`], [`LuksError::LastKeyslot`], [`LuksError::Refused`].
+    pub fn remove_keyslot(
+        &self,
+        io: &mut dyn ReadAt,
+        slot: u32,
+        force: bool,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.check_not_refused()?;
+        match &self.0 {
+            Kind::V1(header) => header.remove_keyslot(io, slot, force, random),
+            Kind::V2(header) => header.remove_keyslot(io, slot, force, random),
+        }
+    }
+}
+
+/// Plans to rewrite a damaged or outdated LUKS2 header copy from the good one, with a salt of its
+/// own. Nothing to do gives an empty plan. `force` goes ahead although a foreign signature lies
+/// where the primary was.
+///
+/// # Errors
+/// [`LuksError::BothCopiesBad`]; [`LuksError::CannotRepair`] for LUKS1, which has no second copy,
+/// and for overwritten primaries; [`LuksError::NotLuks`].
+pub fn repair(
+    io: &mut dyn ReadAt,
+    force: bool,
+    random: &mut Random<'_>,
+) -> Result<(RepairReport, Plan), LuksError> {
+    match probe(io)? {
+        Found::Luks2 => luks2::repair(io, force, random),
+        Found::Luks1 => Err(LuksError::CannotRepair(
+            "LUKS1 has one header and no copy of it: there is nothing to repair from but a backup"
+                .into(),
+        )),
+        other => Err(LuksError::NotLuks(other)),
+    }
+}

@@ -1,0 +1,115 @@
+//! What this build will not serve, though the header is valid.
+//!
+//! The storage is not trusted and LUKS2 does not authenticate its header, so the header may not
+//! choose its cipher: everything but the one allow-listed encryption is refused, plain segments
+//! too. Reasons say which tool can help.
+
+use super::Luks2;
+use super::model::{Af, KeyslotKind, Luks2Keyslot, SegmentKind};
+use super::rules::REENCRYPT;
+use crate::af;
+use crate::hash::Hash;
+use crate::material::{ENCRYPTION, algorithm};
+
+impl Luks2 {
+    /// Every reason not to serve or change the volume; empty when there is none.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for requirement in &self.metadata.config.requirements {
+            reasons.push(if requirement.starts_with(REENCRYPT) {
+                format!(
+                    "a re-encryption is under way ({requirement:?}), which this build cannot \
+                     finish: let 'cryptsetup reencrypt --resume-only' end it, after a header backup"
+                )
+            } else {
+                format!(
+                    "the header requires {requirement:?}, which this build does not know: use the \
+                     tool that set it"
+                )
+            });
+        }
+        let mut end = None;
+        for (id, segment) in self.metadata.live_segments() {
+            let mut refuse = |reason: String| reasons.push(format!("segment {id}: {reason}"));
+            match &segment.kind {
+                SegmentKind::Crypt { integrity: true, .. } => {
+                    refuse("has dm-integrity tags, which are not supported".into());
+                }
+                SegmentKind::Crypt { encryption, .. } if encryption != ENCRYPTION => {
+                    refuse(format!("cipher {encryption:?} is not allowed, only {ENCRYPTION}"));
+                }
+                SegmentKind::Crypt { .. } => {}
+                SegmentKind::Linear => refuse("is not encrypted (type \"linear\")".into()),
+                SegmentKind::Unknown(kind) if kind.starts_with("hw-opal") => {
+                    refuse(format!("is encrypted by the drive itself (OPAL, type {kind:?})"));
+                }
+                SegmentKind::Unknown(kind) => refuse(format!("has the unknown type {kind:?}")),
+            }
+            if !segment.flags.is_empty() {
+                refuse(format!(
+                    "has the flags {:?}, which this build does not know",
+                    segment.flags
+                ));
+            }
+            if self.metadata.digest_of_segment(id).is_none() {
+                refuse("is not owned by exactly one digest".into());
+            } else if self.metadata.digest_of_segment(id) != self.metadata.digest_of_segment(0) {
+                refuse("has another volume key than segment 0".into());
+            }
+            if end.is_some_and(|end| end != segment.offset) {
+                refuse("does not begin where the one before ends".into());
+            }
+            end = segment.size.map(|size| segment.offset.saturating_add(size));
+        }
+        reasons
+    }
+
+    /// The key derivation, area and hash of a keyslot that we can open; the reason if we cannot.
+    pub(super) fn usable(&self, slot: u32) -> Result<UsableKeyslot<'_>, String> {
+        let Some(keyslot) = self.metadata.keyslots.get(&slot) else {
+            return Err("does not exist".into());
+        };
+        let luks2 = match &keyslot.kind {
+            KeyslotKind::Luks2(luks2) => luks2,
+            KeyslotKind::Reencrypt { .. } => return Err("belongs to a re-encryption".into()),
+            KeyslotKind::Unknown(kind) => return Err(format!("unknown type {kind:?}")),
+        };
+        let Luks2Keyslot { af, area_type, encryption, area_key_size, kdf } = luks2;
+        if area_type != "raw" {
+            return Err(format!("unknown area type {area_type:?}"));
+        }
+        if encryption != ENCRYPTION {
+            return Err(format!("its cipher {encryption:?} is not allowed, only {ENCRYPTION}"));
+        }
+        for (what, key_size) in [("key", keyslot.key_size), ("area key", *area_key_size)] {
+            if algorithm(key_size).is_none() {
+                return Err(format!("{what} of {key_size} bytes, not 32 or 64"));
+            }
+        }
+        let af_hash = match af {
+            Af::Luks1 { stripes: af::STRIPES, hash } => Hash::from_name(hash)
+                .ok_or_else(|| format!("unknown anti-forensic hash {hash:?}"))?,
+            Af::Luks1 { stripes, .. } => {
+                return Err(format!("{stripes} anti-forensic stripes, not {}", af::STRIPES));
+            }
+            Af::Unknown(kind) => return Err(format!("unknown anti-forensic type {kind:?}")),
+        };
+        let area = keyslot.area.ok_or("has no area")?;
+        Ok(UsableKeyslot {
+            key_bytes: keyslot.key_size,
+            area_key_bytes: *area_key_size,
+            area_offset: area.offset,
+            af_hash,
+            kdf,
+        })
+    }
+}
+
+/// A keyslot of which we know every part.
+pub(super) struct UsableKeyslot<'a> {
+    pub(super) key_bytes: u32,
+    pub(super) area_key_bytes: u32,
+    pub(super) area_offset: u64,
+    pub(super) af_hash: Hash,
+    pub(super) kdf: &'a crate::kdf::Kdf,
+}

@@ -5,9 +5,9 @@
 //! is replaced before its first use. That is process-wide, so nothing else in this process may use
 //! AWS-LC before, and whatever uses it afterwards allocates in the arena too.
 //! Deliberately absent: AES-128 (AWS-LC has no XTS for it) and any use of its error queue.
-#![expect(unsafe_code, reason = "calls AWS-LC")]
 // UNSAFETY: a C library. Contexts are owned by one value and freed by it; pointers are passed on
 // with the lengths that the caller vouches for.
+#![expect(unsafe_code, reason = "calls AWS-LC")]
 
 #[cfg(feature = "fips")]
 use aws_lc_fips_sys as aws_lc;

@@ -5,14 +5,15 @@
 //! [`KeyMap`] finds the cipher and the place on the volume for a guest's extent.
 //!
 //! Contract: the tweak is `plain64`: a little-endian counter of **512-byte** units, whatever the
-//! encryption sector is (LUKS2 specification section 3.3; dm-crypt without `iv_large_sectors`).
+//! encryption sector is (dm-crypt without `iv_large_sectors`, which is all that LUKS2 knows).
 //! Ciphers are per thread: `Send`, not shared.
 //! Invariant: no lock, allocation or formatting per request; no reference to guest memory, ever.
 //! Deliberately absent: authentication (XTS has none), partial sectors, other modes.
 //!
-//! Implementations: AWS-LC for AES-256 (feature `aws-lc`, default; or `fips` for its FIPS module,
-//! `cargo build --no-default-features --features fips`, which takes Go, CMake and a C compiler),
-//! and `aes` + `xts-mode` everywhere. AWS-LC has no AES-128-XTS, so that is always portable.
+//! Implementations: AWS-LC for AES-256 (feature `aws-lc`, default), and `aes` + `xts-mode` for
+//! everything. AWS-LC has no AES-128-XTS, so that is always portable. Feature `fips` replaces AWS-LC
+//! by its FIPS module (AWS-LC-FIPS 3.0): `cargo build -p sealblk-backend --features
+//! sealblk-cipher/fips`; building it takes Go, CMake and a C compiler, so CI leaves it out.
 
 #[cfg(any(feature = "aws-lc", feature = "fips"))]
 mod aws_lc;
@@ -34,7 +35,7 @@ use sealblk_secret::{SecretBytes, SecretError};
 /// The smallest encryption sector, in bytes.
 pub const SECTOR_BYTES_MIN: usize = 512;
 
-/// The largest encryption sector, in bytes (LUKS2 specification section 3.3).
+/// The largest encryption sector, in bytes (LUKS2 specification, `sector_size` of a segment).
 pub const SECTOR_BYTES_MAX: usize = 4096;
 
 /// What encrypts a segment. The names are dm-crypt's.

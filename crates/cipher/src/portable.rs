@@ -3,8 +3,8 @@
 //!
 //! Each encryption sector is copied into a scratch of its own, transformed there and copied out, so
 //! that no reference to the caller's memory ever exists.
-#![expect(unsafe_code, reason = "copies from and to memory that a guest shares")]
 // UNSAFETY: two copies per sector through raw pointers; the work is done on an owned array.
+#![expect(unsafe_code, reason = "copies from and to memory that a guest shares")]
 
 use aes::cipher::consts::U16;
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, BlockSizeUser, Key, KeyInit};

@@ -1,8 +1,8 @@
 //! The interface of every cipher, and the safe way to it for memory that is nobody else's: headers,
 //! key material, tests.
-#![expect(unsafe_code, reason = "the interface takes raw pointers, because guests share memory")]
 // UNSAFETY: a guest may write its memory at any time, so no reference to it may exist and the
 // interface has to take pointers. The safe functions get both from one exclusive slice.
+#![expect(unsafe_code, reason = "the interface takes raw pointers, because guests share memory")]
 
 /// XTS under one key. One per thread; it may keep state between calls (the tweak), never data.
 pub trait SectorCipher: Send {

@@ -3,9 +3,9 @@
 //! Guest buffers may cut an encryption sector anywhere. Runs of whole sectors go through the cipher
 //! directly; a sector that lies in several spans is gathered in (or scattered from) a scratch, so
 //! that a bounce buffer never holds plaintext on the way out.
-#![expect(unsafe_code, reason = "reads and writes guest memory")]
 // UNSAFETY: spans are addresses that the caller vouches for; a cursor hands out each byte of them
 // once, in order, never past a span's end.
+#![expect(unsafe_code, reason = "reads and writes guest memory")]
 
 use std::mem::MaybeUninit;
 

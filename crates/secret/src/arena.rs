@@ -5,9 +5,9 @@
 //! lies outside the arena, so an overrun into it can't forge a block.
 //! Invariant: per chunk, free ranges are sorted, disjoint, non-adjacent and all zero; free ranges
 //! and live blocks together cover the chunk.
-#![expect(unsafe_code, reason = "hands out and wipes raw memory")]
 // UNSAFETY: blocks are raw memory by nature. All arithmetic is on offsets checked against a chunk;
 // the only dereference is the wipe of a block that the bookkeeping says is live.
+#![expect(unsafe_code, reason = "hands out and wipes raw memory")]
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! One secret value, such as an expanded key schedule.
-#![expect(unsafe_code, reason = "places a value in an arena block")]
 // UNSAFETY: the value owns its block, which is initialized by the constructor before the box
 // exists; references borrow from the box.
+#![expect(unsafe_code, reason = "places a value in an arena block")]
 
 use std::alloc::Layout;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! A run of secret bytes.
-#![expect(unsafe_code, reason = "views an arena block as a slice")]
 // UNSAFETY: the value owns its block; slices borrow from the value. Nothing else has the pointer.
+#![expect(unsafe_code, reason = "views an arena block as a slice")]
 
 use std::alloc::Layout;
 use std::hint::black_box;

@@ -14,6 +14,9 @@ const WIPE_BYTES: usize = 64 << 10;
 /// Forbids core dumps, `ptrace` and `/proc/PID/mem` of this process to other users than root
 /// (`PR_SET_DUMPABLE` 0, `RLIMIT_CORE` 0). Call before the first secret is read.
 ///
+/// From then on root owns this process's `/proc/self` (proc(5)): an unprivileged process can't open
+/// `/proc/self/fd/N` any more.
+///
 /// # Errors
 /// [`SecretError::Harden`], which no normal kernel returns.
 pub fn harden_process() -> Result<(), SecretError> {

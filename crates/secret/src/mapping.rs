@@ -3,9 +3,9 @@
 //! Contract: `[base, base + len)` is readable and writable, zero at first, and stays mapped until
 //! the value is dropped; the page before and the page after fault on any access. Children don't
 //! inherit the pages. Nothing here knows about allocations.
-#![expect(unsafe_code, reason = "maps, protects and unmaps memory")]
 // UNSAFETY: mmap with MAP_FIXED replaces whatever is at its address. Only addresses inside a
 // reservation that the same function just made, and that nobody else has seen, are used.
+#![expect(unsafe_code, reason = "maps, protects and unmaps memory")]
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};

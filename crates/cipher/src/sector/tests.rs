@@ -1,4 +1,5 @@
 //! Published vectors, one implementation against the other, and refusals.
+// UNSAFETY: calls the raw interface with two separate buffers.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
 //! Buffers cut in any way must give what the uncut buffer gives.
+// UNSAFETY: plays the guest: spans point into a vector that outlives the call.
 
 use proptest::prelude::*;
 use sealblk_secret::SecretBytes;

@@ -1,4 +1,5 @@
 //! The allocator on its own instance, and the process-wide one through its C face.
+// UNSAFETY: looks into raw blocks, dead ones too, while their chunk is mapped.
 
 use super::*;
 

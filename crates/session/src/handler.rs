@@ -120,6 +120,13 @@ impl<'a> Handler<'a> {
         self.features.is_some_and(|features| features & bit != 0)
     }
 
+    /// Leaves the driver's choice where a successor of this process finds it.
+    fn note_writeback(&self) {
+        if let Some(region) = self.rings.inflight() {
+            region.set_write_through(!*self.writeback);
+        }
+    }
+
     /// Tells the data plane what the driver's features and choice amount to: without `FLUSH` a
     /// driver cannot make anything durable, so every write has to be (virtio 1.2 section 5.2.6.2).
     fn apply_writeback(&mut self) {
@@ -299,6 +306,7 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         match choice.filter(|_| self.has(blk::F_CONFIG_WCE)) {
             Some(writeback) => {
                 *self.writeback = writeback;
+                self.note_writeback();
                 self.apply_writeback();
                 Ok(())
             }
@@ -340,7 +348,16 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
             inflight.queue_size,
         )
         .map_err(Refusal::from)?;
-        Ok(self.rings.set_inflight(region)?)
+        self.rings.set_inflight(region)?;
+        // The driver spoke to our predecessor, or to us before it got this region: whoever knows of
+        // a write cache that is off is right.
+        let noted = self.rings.inflight().is_some_and(InflightRegion::write_through);
+        if noted && *self.writeback {
+            *self.writeback = false;
+            self.apply_writeback();
+        }
+        self.note_writeback();
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

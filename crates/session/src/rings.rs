@@ -129,6 +129,11 @@ impl<'a> Rings<'a> {
         Ok(())
     }
 
+    /// The region that requests are noted in, where there is one.
+    pub(crate) fn inflight(&self) -> Option<&InflightRegion> {
+        self.inflight.as_ref()
+    }
+
     /// `SET_VRING_NUM`
     pub(crate) fn set_size(&mut self, index: u32, size: u32) -> Result<(), RingError> {
         let (number, ring) = self.stopped_or(index, |ring| u32::from(ring.size) == size)?;

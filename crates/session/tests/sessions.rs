@@ -332,6 +332,36 @@ fn the_writeback_byte_is_honoured_and_nothing_else_is_writable() {
 }
 
 #[test]
+fn a_successor_of_the_daemon_keeps_the_write_cache_off() {
+    let at = u32::try_from(blk::CONFIG_WRITEBACK).unwrap();
+    let first = Served::new();
+    let mut qemu = Qemu::realize(&first.path(), Version::V10);
+    let inflight = qemu.front.get_inflight_fd(&inflight_shape()).unwrap();
+    qemu.start(Some(&inflight));
+    assert!(set_config(&mut qemu, at, &[0]));
+    drop(qemu);
+    first.end();
+
+    let second = Served::new();
+    let mut qemu = Qemu::realize(&second.path(), Version::V10);
+    qemu.start(Some(&inflight));
+    let calls = second.calls();
+    let start = calls.iter().position(|call| matches!(call, Call::Start { .. })).unwrap();
+    let last = calls[..start].iter().rfind(|call| matches!(call, Call::Writeback(_)));
+    assert_eq!(last, Some(&Call::Writeback(false)), "before the first queue starts");
+    assert_eq!(read_config(&mut qemu.front, at, 1), [0]);
+    assert!(set_config(&mut qemu, at, &[1]));
+    drop(qemu);
+    second.end();
+
+    let third = Served::new();
+    let mut qemu = Qemu::realize(&third.path(), Version::V10);
+    qemu.start(Some(&inflight));
+    assert_eq!(read_config(&mut qemu.front, at, 1), [1], "on again");
+    third.end();
+}
+
+#[test]
 fn a_driver_that_cannot_flush_gets_durable_writes() {
     let served = Served::new();
     let qemu = Qemu::realize(&served.path(), Version::V10);

@@ -20,12 +20,18 @@ use crate::mapping::{Mapping, Window};
 /// The header's `version` once the region is in use (vhost-user specification).
 const VERSION: u16 = 1;
 
-/// `struct QueueRegionSplit`: features u64, then these.
+/// `struct QueueRegionSplit`: features u64, reserved and 0 in the specification; then these.
+const HEADER_FEATURES: usize = 0;
 const HEADER_VERSION: usize = 8;
 const HEADER_DESC_NUM: usize = 10;
 const HEADER_LAST_BATCH_HEAD: usize = 12;
 const HEADER_USED_IDX: usize = 14;
 const HEADER_BYTES: usize = 16;
+
+/// Our one bit among the reserved features of the first queue's header: the driver switched the
+/// write cache off. The front-end tells a back-end once only, and nobody else outlives us: a
+/// successor that did not know would acknowledge writes that are not durable.
+const FEATURE_WRITE_THROUGH: u64 = 1 << 63;
 
 /// `struct DescStateSplit`: inflight u8, padding, next u16, counter u64.
 const DESC_INFLIGHT: usize = 0;
@@ -149,6 +155,25 @@ impl InflightRegion {
         let stride = queue_bytes(self.queue_size);
         let window = Window::new(&self.mapping, usize::from(index) * stride, stride, QUEUE_ALIGN)?;
         Some(InflightQueue { window, size: self.queue_size, counter: 0 })
+    }
+
+    /// Whether a predecessor noted that the driver had switched the write cache off.
+    pub fn write_through(&self) -> bool {
+        self.header()
+            .is_some_and(|header| header.load_u64(HEADER_FEATURES) & FEATURE_WRITE_THROUGH != 0)
+    }
+
+    /// Notes for a successor whether the driver has switched the write cache off.
+    pub fn set_write_through(&self, write_through: bool) {
+        if let Some(header) = self.header() {
+            let others = header.load_u64(HEADER_FEATURES) & !FEATURE_WRITE_THROUGH;
+            let ours = if write_through { FEATURE_WRITE_THROUGH } else { 0 };
+            header.store_u64(HEADER_FEATURES, others | ours);
+        }
+    }
+
+    fn header(&self) -> Option<Window> {
+        Window::new(&self.mapping, 0, HEADER_BYTES, QUEUE_ALIGN)
     }
 
     fn needed_bytes(queues: u16, size: u16) -> Result<u64, InflightError> {

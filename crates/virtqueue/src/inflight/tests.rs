@@ -250,3 +250,16 @@ fn a_ring_larger_than_its_region_is_not_started() {
     let started = Virtqueue::new(&driver.setup(0, region.queue(0)));
     assert!(matches!(started, Err(QueueSetupError::InflightRoom { room: 4, size: 8 })));
 }
+
+#[test]
+fn a_successor_learns_that_the_write_cache_was_switched_off() {
+    let (region, file) = InflightRegion::create(2, 8).unwrap();
+    let successor = || InflightRegion::map(&file, 0, region.size_bytes(), 2, 8).unwrap();
+    assert!(!successor().write_through());
+    region.set_write_through(true);
+    assert!(successor().write_through());
+    region.queue(0).unwrap().recover(0, 0, 8).unwrap();
+    assert!(successor().write_through(), "starting the queue keeps it");
+    region.set_write_through(false);
+    assert!(!successor().write_through());
+}

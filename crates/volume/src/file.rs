@@ -2,6 +2,7 @@
 
 mod control;
 mod geometry;
+mod loop_device;
 mod uring_lane;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,6 +63,12 @@ impl FileVolume {
                 lock_file(file.as_fd(), options.read_only, options.lock_wait).map_err(|error| {
                     VolumeError::io(uri, "in use by another program (served already?)", error)
                 })?;
+                if let Some(device) = loop_device::of_file(&stat).filter(|_| !options.read_only) {
+                    let what = format!(
+                        "in use as {device} (losetup, or mapped by cryptsetup): detach it first"
+                    );
+                    return Err(VolumeError::new(ErrorKind::Busy, uri, what));
+                }
             }
             (_, true) => {
                 return Err(VolumeError::new(ErrorKind::Invalid, uri, "not a block device"));

@@ -17,19 +17,25 @@ fn file(dir: &tempfile::TempDir) -> String {
     format!("file:{}", path.display())
 }
 
+/// A process that another test forks holds our descriptors, and so our lock, until it has become
+/// another program.
+fn patient() -> OpenOptions {
+    OpenOptions { lock_wait: Duration::from_secs(10), ..OpenOptions::default() }
+}
+
 #[test]
 fn a_file_conforms() {
     // Not in /tmp, which may lie in memory: the file system under the build is the real thing.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let uri = file(&dir);
-    conformance::run(&|| open(&uri, &OpenOptions::default()).unwrap());
+    conformance::run(&|| open(&uri, &patient()).unwrap());
 }
 
 #[test]
 fn a_file_in_memory_conforms() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let uri = file(&dir);
-    conformance::run(&|| open(&uri, &OpenOptions::default()).unwrap());
+    conformance::run(&|| open(&uri, &patient()).unwrap());
 }
 
 #[test]
@@ -63,17 +69,43 @@ fn a_volume_is_held_exclusively() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let uri = file(&dir);
     let reader = OpenOptions { read_only: true, ..OpenOptions::default() };
-    let held = open(&uri, &OpenOptions::default()).unwrap();
+    let patient_reader = OpenOptions { read_only: true, ..patient() };
+    let held = open(&uri, &patient()).unwrap();
     for options in [&OpenOptions::default(), &reader] {
         let error = open(&uri, options).err().unwrap();
         assert_eq!(error.kind, ErrorKind::Busy, "{error}");
         assert!(error.to_string().contains(&uri), "{error}");
     }
     drop(held);
-    let first = open(&uri, &reader).unwrap();
+    let first = open(&uri, &patient_reader).unwrap();
     let second = open(&uri, &reader).unwrap();
     assert!(first.geometry().read_only);
     assert!(second.write_at(0, &[1]).is_err());
+}
+
+/// Needs the right to set up loop devices, which whoever runs the whole-system tests has.
+#[test]
+fn a_block_device_conforms_and_its_file_is_in_use() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let losetup = |args: &[&str]| {
+        let output = std::process::Command::new("losetup").args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let device = losetup(&["--find", "--show", "--direct-io=on", &uri["file:".len()..]]);
+    let outcome = std::panic::catch_unwind(|| {
+        conformance::run(&|| open(&device, &patient()).unwrap());
+        let held = open(&device, &patient()).unwrap();
+        let second = open(&device, &OpenOptions::default()).err().unwrap();
+        assert_eq!(second.kind, ErrorKind::Busy, "{second}");
+        drop(held);
+        open(&uri, &OpenOptions::default()).err().unwrap()
+    });
+    losetup(&["--detach", &device]);
+    let error = outcome.unwrap();
+    assert_eq!(error.kind, ErrorKind::Busy);
+    assert!(error.to_string().contains(&device), "{error}");
 }
 
 #[test]
@@ -100,6 +132,7 @@ fn a_file_is_made_on_demand_and_never_overwritten() {
     assert_eq!(missing.kind, ErrorKind::NotFound);
     let create = |bytes| OpenOptions { create_bytes: Some(bytes), ..OpenOptions::default() };
     assert_eq!(open(&uri, &create(1 << 20)).unwrap().geometry().size_bytes, 1 << 20);
+    let create = |bytes| OpenOptions { create_bytes: Some(bytes), ..patient() };
     assert_eq!(open(&uri, &create(2 << 20)).unwrap().geometry().size_bytes, 1 << 20);
 }
 
@@ -109,4 +142,16 @@ fn what_is_no_volume_is_refused() {
     for uri in [format!("file:{}", dir.path().display()), "/dev/null".into()] {
         assert!(open(&uri, &OpenOptions::default()).is_err(), "{uri}");
     }
+}
+
+#[test]
+fn a_file_that_ends_inside_a_block_keeps_its_length() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("odd");
+    std::fs::File::create(&path).unwrap().set_len((1 << 20) + 100).unwrap();
+    let volume = open(&format!("file:{}", path.display()), &OpenOptions::default()).unwrap();
+    assert_eq!(volume.geometry().size_bytes, 1 << 20);
+    volume.write_at((1 << 20) - 10, &[1; 10]).unwrap();
+    assert!(volume.write_at(1 << 20, &[1]).is_err());
+    assert_eq!(path.metadata().unwrap().len(), (1 << 20) + 100);
 }

@@ -97,10 +97,9 @@ fn each_chunk(
         chunk.start_bytes = at - at % block;
         chunk.skip = (at - chunk.start_bytes) as usize;
         chunk.want = (len - done).min(CHUNK_BYTES as usize - chunk.skip);
-        // A file may end inside its last block.
+        // The volume's size is a multiple of its block, so this never reaches past its end.
         let end = (at + chunk.want as u64).next_multiple_of(block);
-        chunk.len = (end.min(volume.geometry.size_bytes.next_multiple_of(block))
-            - chunk.start_bytes) as usize;
+        chunk.len = (end - chunk.start_bytes) as usize;
         let range = done..done + chunk.want;
         done = range.end;
         work(&mut chunk, range)?;

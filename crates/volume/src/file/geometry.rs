@@ -37,7 +37,8 @@ pub(super) fn measure(
         return Err(VolumeError::new(ErrorKind::Unsupported, uri, what));
     }
     Ok(Geometry {
-        size_bytes,
+        // Whole blocks only: writing the last part of one would make a file longer.
+        size_bytes: size_bytes - size_bytes % u64::from(block_bytes),
         block_bytes,
         physical_block_bytes: physical.max(block_bytes),
         discard: discard && !read_only,

@@ -1,0 +1,222 @@
+//! The command line: a configuration file, or flags for a single volume.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::config::{
+    self, CipherChoice, Config, ConfigError, DaemonConfig, LogFormat, OnError, VolumeSection,
+};
+
+/// Serves volumes to virtual machines over vhost-user-blk and keeps them encrypted (LUKS).
+#[derive(Debug, Parser)]
+#[command(
+    name = "sealblkd",
+    version,
+    override_usage = "sealblkd --config FILE [--check]\n       \
+        sealblkd --volume URI --key SOURCE --socket PATH [OPTIONS]",
+    after_help = EXAMPLE
+)]
+pub(crate) struct Args {
+    /// Configuration file (TOML): any number of volumes, see docs/operations.md
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["volume", "Single"])]
+    config: Option<PathBuf>,
+
+    /// Check the configuration and exit; nothing is opened
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// Volume to serve: `/dev/...` or `file:/...`
+    #[arg(long, value_name = "URI", requires = "socket", required_unless_present = "config")]
+    volume: Option<String>,
+
+    #[command(flatten)]
+    single: Single,
+
+    /// Control socket, for `sealblk status`
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+
+    /// What to log: error, warn, info, debug, trace, or a `tracing` filter
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+
+    /// How log lines look
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// Flags of a single volume.
+#[derive(Debug, clap::Args)]
+struct Single {
+    /// Where its passphrase is: `file:PATH`, the file's whole content, byte for byte
+    #[arg(long, value_name = "SOURCE", requires = "volume")]
+    key: Option<String>,
+
+    /// Serve it unencrypted, in place of --key; for measuring only
+    #[arg(long, conflicts_with = "key", requires = "volume")]
+    plain: bool,
+
+    /// The vhost-user socket that QEMU connects to
+    #[arg(long, value_name = "PATH", requires = "volume")]
+    socket: Option<PathBuf>,
+
+    /// Group that may connect, e.g. kvm [default: the daemon's own]
+    #[arg(long, value_name = "GROUP", requires = "volume")]
+    socket_group: Option<String>,
+
+    /// The socket's mode in octal [default: 0660]
+    #[arg(long, value_name = "MODE", requires = "volume")]
+    socket_mode: Option<String>,
+
+    /// Most queues (threads) that QEMU may ask for [default: 1]
+    #[arg(long, value_name = "N", requires = "volume")]
+    queues: Option<u16>,
+
+    /// Most descriptors in a queue [default: 256]
+    #[arg(long, value_name = "N", requires = "volume")]
+    queue_size: Option<u16>,
+
+    /// The guest may not write
+    #[arg(long, requires = "volume")]
+    read_only: bool,
+
+    /// The guest may discard; the volume then shows which parts are unused
+    #[arg(long, requires = "volume")]
+    discard: bool,
+
+    /// The disk's serial, up to 20 characters [default: start of the LUKS UUID]
+    #[arg(long, value_name = "TEXT", requires = "volume")]
+    serial: Option<String>,
+
+    /// What a failure of the volume does: the guest sees it, or waits
+    #[arg(long, value_enum, value_name = "POLICY", requires = "volume", default_value_t)]
+    on_error: OnError,
+
+    /// Who computes the cipher
+    #[arg(long, value_enum, value_name = "NAME", requires = "volume", default_value_t)]
+    cipher: CipherChoice,
+
+    /// Longest time to poll for work before sleeping, in microseconds; 0: never poll
+    #[arg(long, value_name = "MICROSECONDS", requires = "volume")]
+    poll_us: Option<u32>,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  sealblk format --volume file:/var/lib/disk.img --size 10G --key file:/etc/disk.key
+  sealblkd --volume file:/var/lib/disk.img --key file:/etc/disk.key --socket /run/disk.sock
+  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \\
+    -machine q35,memory-backend=mem -chardev socket,id=disk,path=/run/disk.sock,reconnect=1 \\
+    -device vhost-user-blk-pci,chardev=disk
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when something failed, 2 when the command line or the
+configuration is wrong. The log goes to standard error.";
+
+impl Args {
+    /// The configuration that the arguments name or describe. Flags for the whole daemon win over
+    /// the file.
+    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
+        let flags = DaemonConfig {
+            control: self.control,
+            log_level: self.log_level,
+            log_format: self.log_format.unwrap_or_default(),
+            ..DaemonConfig::default()
+        };
+        let Some(path) = self.config else {
+            let single = self.single;
+            let uri = self.volume.unwrap_or_default();
+            return config::from_flags(
+                flags,
+                VolumeSection {
+                    name: uri.rsplit('/').next().unwrap_or_default().to_owned(),
+                    uri,
+                    key: single.key,
+                    plain: single.plain,
+                    socket: single.socket.unwrap_or_default(),
+                    socket_group: single.socket_group,
+                    socket_mode: single.socket_mode,
+                    queues: single.queues,
+                    queue_size: single.queue_size,
+                    read_only: single.read_only,
+                    discard: single.discard,
+                    serial: single.serial,
+                    on_error: single.on_error,
+                    cipher: single.cipher,
+                    poll_us: single.poll_us,
+                },
+            );
+        };
+        let mut config = config::load(&path)?;
+        let daemon = &mut config.daemon;
+        daemon.control = flags.control.or(daemon.control.take());
+        daemon.log_level = flags.log_level.or(daemon.log_level.take());
+        daemon.log_format = self.log_format.unwrap_or(daemon.log_format);
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("sealblkd").chain(line.split_whitespace()))
+    }
+
+    fn config(line: &str) -> Result<Config, ConfigError> {
+        parse(line).unwrap().into_config()
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_describe_one_volume() {
+        let config = config(
+            "--volume /dev/vdb --key file:/k --socket /s --queues 4 --read-only --control /c \
+             --cipher portable --on-error hold --poll-us 0",
+        )
+        .unwrap();
+        let volume = &config.volumes[0];
+        assert_eq!((volume.uri.as_str(), volume.name.as_str()), ("/dev/vdb", "vdb"));
+        assert_eq!((volume.queues, volume.read_only), (4, true));
+        assert_eq!((volume.cipher, volume.on_error), (CipherChoice::Portable, OnError::Hold));
+        assert_eq!(config.daemon.control.as_deref(), Some("/c".as_ref()));
+    }
+
+    #[test]
+    fn a_volume_needs_a_key_or_the_word_plain() {
+        assert!(config("--volume /dev/vdb --socket /s").is_err());
+        assert!(config("--volume /dev/vdb --socket /s --plain").is_ok());
+        assert!(parse("--volume /dev/vdb --socket /s --plain --key file:/k").is_err());
+    }
+
+    #[test]
+    fn a_file_and_the_flags_of_a_volume_exclude_each_other() {
+        assert!(parse("--config /f --volume /dev/vdb --socket /s").is_err());
+        assert!(parse("--config /f --read-only").is_err());
+        assert!(parse("--config /f --cipher portable").is_err());
+        assert!(parse("").is_err());
+        assert!(parse("--volume /dev/vdb --key file:/k").is_err());
+    }
+
+    #[test]
+    fn flags_for_the_daemon_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        let text = "[daemon]\ncontrol = \"/from-file\"\nlog_level = \"warn\"\nlog_format = \"json\"\n\
+            [[volume]]\nname = \"a\"\nuri = \"/dev/vdb\"\nkey = \"file:/k\"\nsocket = \"/s\"\n";
+        fs::write(&path, text).unwrap();
+        let line = format!("--config {} --control /flag", path.display());
+        let daemon = config(&line).unwrap().daemon;
+        assert_eq!(daemon.control.as_deref(), Some("/flag".as_ref()));
+        assert_eq!(daemon.log_level.as_deref(), Some("warn"));
+        assert_eq!(daemon.log_format, LogFormat::Json);
+    }
+}

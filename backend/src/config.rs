@@ -1,0 +1,273 @@
+//! What to serve: the TOML file and the flags, checked and turned into one [`Config`].
+//!
+//! Contract: a [`Config`] that exists is consistent (names and sockets unique, numbers in range,
+//! key sources understood), but nothing has been opened yet. Errors carry file and line, and name
+//! the volume. Unknown fields are errors: a misspelt option must not be silently without effect.
+
+mod file;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sealblk_cipher::Implementation;
+use sealblk_keys::KeySource;
+use serde::Deserialize;
+
+pub(crate) use file::{VolumeSection, load};
+
+/// Most queues of one disk: a thread each. QEMU itself stops at 1024 (`VIRTIO_QUEUE_MAX`), and a
+/// guest has no use for more queues than processors.
+pub(crate) const MAX_QUEUES: u16 = 64;
+/// Descriptors in a queue: a power of two (virtio 1.2 section 2.7) that QEMU can ask for
+/// (`VIRTQUEUE_MAX_SIZE` is 1024), and enough for one request of some segments.
+const QUEUE_SIZES: std::ops::RangeInclusive<u16> = 32..=1024;
+/// Bytes of a disk's serial (`VIRTIO_BLK_ID_BYTES`, virtio 1.2 section 5.2.6).
+pub(crate) const SERIAL_BYTES: usize = 20;
+/// Longest time to poll, in microseconds: beyond it a queue would never sleep.
+const MAX_POLL_US: u32 = 10_000;
+/// Longest path of a Unix socket (`sockaddr_un` has 108 bytes, the last is NUL).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Everything that the daemon is told.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) daemon: DaemonConfig,
+    pub(crate) volumes: Vec<VolumeConfig>,
+}
+
+/// The part that isn't about a volume.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DaemonConfig {
+    /// Control socket; none: no control API.
+    pub(crate) control: Option<PathBuf>,
+    /// Group that may use it beside the daemon's own user.
+    pub(crate) control_group: Option<String>,
+    /// `tracing` filter, e.g. `info` or `info,sealblk_session=debug`.
+    pub(crate) log_level: Option<String>,
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people and the journal.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What a failed request at the volume does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnError {
+    /// The guest gets the error.
+    #[default]
+    Report,
+    /// The request is kept and tried again; the guest waits.
+    Hold,
+}
+
+/// Who computes the cipher.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CipherChoice {
+    /// AWS-LC where it is built in.
+    #[default]
+    Auto,
+    /// AWS-LC or nothing.
+    AwsLc,
+    /// The portable implementation.
+    Portable,
+}
+
+impl From<CipherChoice> for Implementation {
+    fn from(choice: CipherChoice) -> Self {
+        match choice {
+            CipherChoice::Auto => Self::Auto,
+            CipherChoice::AwsLc => Self::AwsLc,
+            CipherChoice::Portable => Self::Portable,
+        }
+    }
+}
+
+/// What protects a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Protection {
+    /// A LUKS header that this key opens.
+    Key(KeySource),
+    /// Nothing. For measuring.
+    Plain,
+}
+
+/// One volume and its socket.
+#[derive(Debug)]
+pub(crate) struct VolumeConfig {
+    pub(crate) name: String,
+    pub(crate) uri: String,
+    pub(crate) protection: Protection,
+    pub(crate) socket: SocketConfig,
+    pub(crate) queues: u16,
+    pub(crate) queue_size: u16,
+    pub(crate) read_only: bool,
+    pub(crate) discard: bool,
+    /// None: the UUID of the LUKS header.
+    pub(crate) serial: Option<String>,
+    pub(crate) on_error: OnError,
+    pub(crate) cipher: CipherChoice,
+    /// None: the engine's own.
+    pub(crate) poll: Option<Duration>,
+}
+
+/// A vhost-user socket and who may connect: whoever may has the disk.
+#[derive(Debug)]
+pub(crate) struct SocketConfig {
+    pub(crate) path: PathBuf,
+    /// Group of the socket; none: the daemon's.
+    pub(crate) group: Option<String>,
+    /// Permission bits.
+    pub(crate) mode: u32,
+}
+
+/// A configuration that can't be used: where and why, in one or more lines.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ConfigError(pub(crate) String);
+
+/// Checks one volume's section.
+///
+/// # Errors
+/// What is wrong with it, without its name.
+pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
+    let VolumeSection { name, uri, key, plain, socket, socket_group, socket_mode, .. } = section;
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("`name` must be some printable characters".into());
+    }
+    if uri.is_empty() {
+        return Err("`uri` is empty; e.g. `/dev/vdb` or `file:/var/lib/disk.img`".into());
+    }
+    let protection = match (key, plain) {
+        (Some(key), false) => Protection::Key(key.parse().map_err(|e| format!("`key`: {e}"))?),
+        (None, true) => Protection::Plain,
+        (Some(_), true) => return Err("`key` and `plain = true` exclude each other".into()),
+        (None, false) => {
+            return Err(
+                "it needs `key = \"file:PATH\"` (`plain = true` serves it unencrypted)".into()
+            );
+        }
+    };
+    socket_path(&socket).map_err(|e| format!("`socket`: {e}"))?;
+    let queues = section.queues.unwrap_or(1);
+    if !(1..=MAX_QUEUES).contains(&queues) {
+        return Err(format!("`queues` is {queues}; possible are 1 to {MAX_QUEUES}"));
+    }
+    let queue_size = section.queue_size.unwrap_or(256);
+    if !queue_size.is_power_of_two() || !QUEUE_SIZES.contains(&queue_size) {
+        return Err(format!(
+            "`queue_size` is {queue_size}; possible are the powers of two from {} to {}",
+            QUEUE_SIZES.start(),
+            QUEUE_SIZES.end(),
+        ));
+    }
+    if let Some(serial) = &section.serial {
+        if serial.is_empty() || serial.len() > SERIAL_BYTES {
+            return Err(format!(
+                "`serial` has {} bytes; virtio allows 1 to {SERIAL_BYTES}",
+                serial.len()
+            ));
+        }
+        if !serial.chars().all(|c| c.is_ascii_graphic()) {
+            return Err("`serial` must be ASCII letters, digits and signs".into());
+        }
+    }
+    let poll = match section.poll_us {
+        Some(us) if us > MAX_POLL_US => {
+            return Err(format!("`poll_us` is {us}; possible are 0 (never) to {MAX_POLL_US}"));
+        }
+        us => us.map(|us| Duration::from_micros(us.into())),
+    };
+    Ok(VolumeConfig {
+        name,
+        uri,
+        protection,
+        socket: SocketConfig {
+            path: socket,
+            mode: file_mode(socket_mode.as_deref())?,
+            group: socket_group,
+        },
+        queues,
+        queue_size,
+        read_only: section.read_only,
+        discard: section.discard,
+        serial: section.serial,
+        on_error: section.on_error,
+        cipher: section.cipher,
+        poll,
+    })
+}
+
+/// The mode as told, else the usual one.
+fn file_mode(text: Option<&str>) -> Result<u32, String> {
+    let Some(text) = text else { return Ok(sealblk_session::SocketConfig::MODE) };
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
+        _ => Err(format!("`socket_mode` is {text:?}; write octal digits such as \"0660\"")),
+    }
+}
+
+/// Whether a socket can be bound there at all.
+fn socket_path(path: &Path) -> Result<(), String> {
+    let len = path.as_os_str().len();
+    if len == 0 {
+        Err("a path is needed".to_owned())
+    } else if len > MAX_SOCKET_PATH {
+        Err(format!("{len} bytes are too long for a socket's path; at most {MAX_SOCKET_PATH}"))
+    } else {
+        Ok(())
+    }
+}
+
+/// What only shows with all volumes in sight. Gives the volume's index and the trouble.
+fn conflicts(config: &Config) -> Result<(), (Option<usize>, String)> {
+    if config.volumes.is_empty() {
+        return Err((None, "there is no `[[volume]]` section, so nothing to serve".into()));
+    }
+    if let Some(control) = &config.daemon.control {
+        socket_path(control).map_err(|e| (None, format!("`control`: {e}")))?;
+    } else if config.daemon.control_group.is_some() {
+        return Err((None, "`control_group` without `control`".into()));
+    }
+    let (mut names, mut uris) = (HashSet::new(), HashSet::new());
+    let mut sockets: HashSet<&Path> = config.daemon.control.as_deref().into_iter().collect();
+    for (index, volume) in config.volumes.iter().enumerate() {
+        let complain = |text: String| Err((Some(index), text));
+        if !names.insert(volume.name.as_str()) {
+            return complain("another volume has this name too".into());
+        }
+        if !uris.insert(volume.uri.as_str()) {
+            return complain(format!("`uri` {} is served by another section already", volume.uri));
+        }
+        if !sockets.insert(&volume.socket.path) {
+            let path = volume.socket.path.display();
+            return complain(format!("`socket` {path} is taken by another section already"));
+        }
+    }
+    Ok(())
+}
+
+/// A configuration from flags: one volume.
+pub(crate) fn from_flags(
+    daemon: DaemonConfig,
+    section: VolumeSection,
+) -> Result<Config, ConfigError> {
+    let volumes = vec![volume(section).map_err(ConfigError)?];
+    let config = Config { daemon, volumes };
+    conflicts(&config).map_err(|(_, text)| ConfigError(text))?;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+use std::path::Path;
+
+use super::file::parse;
+use super::*;
+
+const MINIMAL: &str = r#"
+[[volume]]
+name = "vda"
+uri = "file:/var/lib/vda.img"
+key = "file:/etc/sealblk/vda.key"
+socket = "/run/sealblk/vda.sock"
+"#;
+
+fn good(text: &str) -> Config {
+    parse(text, Path::new("c.toml")).unwrap()
+}
+
+fn bad(text: &str) -> String {
+    parse(text, Path::new("c.toml")).unwrap_err().to_string()
+}
+
+/// MINIMAL with a line more, which is line 7.
+fn with(line: &str) -> String {
+    format!("{MINIMAL}{line}\n")
+}
+
+#[test]
+fn what_is_not_written_has_its_default() {
+    let config = good(MINIMAL);
+    let volume = &config.volumes[0];
+    assert_eq!(volume.protection, Protection::Key("file:/etc/sealblk/vda.key".parse().unwrap()));
+    assert_eq!((volume.queues, volume.queue_size, volume.socket.mode), (1, 256, 0o660));
+    assert_eq!((volume.on_error, volume.cipher), (OnError::Report, CipherChoice::Auto));
+    assert!(!volume.read_only && !volume.discard && volume.serial.is_none());
+    assert!(volume.poll.is_none());
+    assert_eq!(config.daemon.log_format, LogFormat::Text);
+    assert!(config.daemon.control.is_none());
+}
+
+#[test]
+fn every_field_is_understood() {
+    let config = good(
+        r#"
+        [daemon]
+        control = "/run/sealblk/control.sock"
+        control_group = "operators"
+        log_level = "debug"
+        log_format = "json"
+        [[volume]]
+        name = "bench"
+        uri = "/dev/vdb"
+        plain = true
+        socket = "/run/sealblk/bench.sock"
+        socket_group = "kvm"
+        queues = 4
+        queue_size = 128
+        read_only = true
+        discard = true
+        serial = "0123456789abcdef0123"
+        on_error = "hold"
+        cipher = "aws-lc"
+        poll_us = 0
+        [[volume]]
+        name = "other"
+        uri = "/dev/vdc"
+        key = "file:key"
+        socket = "/run/sealblk/other.sock"
+        socket_mode = "0666"
+        "#,
+    );
+    let volume = &config.volumes[0];
+    assert_eq!(volume.protection, Protection::Plain);
+    assert_eq!((volume.socket.group.as_deref(), volume.socket.mode), (Some("kvm"), 0o660));
+    assert_eq!((volume.on_error, volume.cipher), (OnError::Hold, CipherChoice::AwsLc));
+    assert_eq!(volume.poll, Some(Duration::ZERO));
+    assert_eq!(config.volumes[1].socket.mode, 0o666);
+    assert_eq!(config.daemon.log_format, LogFormat::Json);
+}
+
+#[test]
+fn unknown_fields_are_refused_with_their_line() {
+    let error = bad(&with("que = 2"));
+    assert!(error.starts_with("c.toml:7: ") && error.contains("`que`"), "{error}");
+    let error = bad("[daemon]\n\nspeed = 9\n");
+    assert!(error.starts_with("c.toml:3: ") && error.contains("`speed`"), "{error}");
+    let error = bad("\n[volumes]\n");
+    assert!(error.starts_with("c.toml:2: ") && error.contains("`volumes`"), "{error}");
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_their_line() {
+    for line in ["queues = \"2\"", "queues = 70000", "on_error = \"panic\"", "discard = 1"] {
+        let error = bad(&with(line));
+        assert!(error.starts_with("c.toml:7: "), "{line}: {error}");
+    }
+    let error = bad(&with("uri = "));
+    assert!(error.starts_with("c.toml:7: "), "{error}");
+}
+
+#[test]
+fn a_missing_field_is_named_with_its_section_s_line() {
+    let error = bad(&MINIMAL.replace("name = \"vda\"\n", ""));
+    assert!(error.starts_with("c.toml:2: ") && error.contains("`name`"), "{error}");
+}
+
+#[test]
+fn values_out_of_range_name_the_volume_and_the_section_s_line() {
+    for (line, word) in [
+        ("queues = 0", "1 to 64"),
+        ("queues = 65", "1 to 64"),
+        ("queue_size = 100", "powers of two"),
+        ("queue_size = 2048", "powers of two"),
+        ("serial = \"0123456789abcdef01234\"", "21 bytes"),
+        ("serial = \"\"", "0 bytes"),
+        ("serial = \"a b\"", "ASCII"),
+        ("poll_us = 10001", "10000"),
+        ("plain = true", "exclude"),
+        ("socket_mode = \"rw\"", "octal"),
+        ("socket_mode = \"0060\"", "octal"),
+    ] {
+        let error = bad(&with(line));
+        assert!(error.starts_with("c.toml:2: volume \"vda\": "), "{line}: {error}");
+        assert!(error.contains(word), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_volume_without_a_key_is_refused_unless_it_says_plain() {
+    let keyless = MINIMAL.replace("key = \"file:/etc/sealblk/vda.key\"\n", "");
+    assert!(bad(&keyless).contains("needs `key"));
+    assert_eq!(good(&format!("{keyless}plain = true")).volumes[0].protection, Protection::Plain);
+    let error = bad(&MINIMAL.replace("file:/etc", "vault:/etc"));
+    assert!(error.contains("`vault:`"), "{error}");
+}
+
+#[test]
+fn volumes_that_share_a_name_or_socket_or_uri_are_refused() {
+    let second = |change: fn(String) -> String| {
+        format!("{MINIMAL}{}", change(MINIMAL.replace("vda", "vdb")))
+    };
+    good(&second(|text| text));
+    for (text, word) in [
+        (second(|t| t.replace("name = \"vdb", "name = \"vda")), "name"),
+        (second(|t| t.replace("vdb.img", "vda.img")), "vda.img"),
+        (second(|t| t.replace("vdb.sock", "vda.sock")), "vda.sock"),
+    ] {
+        let error = bad(&text);
+        assert!(error.starts_with("c.toml:8: volume ") && error.contains(word), "{error}");
+    }
+    let error = bad(&format!("[daemon]\ncontrol = \"/run/sealblk/vda.sock\"{MINIMAL}"));
+    assert!(error.starts_with("c.toml:3: ") && error.contains("vda.sock"), "{error}");
+}
+
+#[test]
+fn a_file_without_volumes_is_refused() {
+    assert_eq!(bad(""), "c.toml: there is no `[[volume]]` section, so nothing to serve");
+    assert!(bad(&format!("[daemon]\ncontrol_group = \"x\"\n{MINIMAL}")).contains("without"));
+}
+
+#[test]
+fn a_socket_path_that_the_kernel_cannot_bind_is_refused() {
+    let long = format!("/run/{}.sock", "x".repeat(100));
+    assert!(bad(&MINIMAL.replace("/run/sealblk/vda.sock", &long)).contains("at most 107"));
+}

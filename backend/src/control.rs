@@ -1,0 +1,203 @@
+//! The control API: HTTP and JSON on a Unix socket (types in `sealblk-api`).
+//!
+//! Guarded twice: by the socket's mode, and by the peer's credentials (root, the daemon's own
+//! user, or whoever the socket's group lets in). It only reads; nothing here can change a volume.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use sealblk_api::{HEALTH_PATH, Health, Refusal, STATUS_PATH, Status};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use crate::socket::{self, SocketError, SocketFile};
+
+/// What the API tells: asked for anew by each request.
+pub(crate) trait Source: Send + Sync + 'static {
+    fn status(&self) -> Status;
+}
+
+/// Who is at the other end; none where the kernel doesn't say.
+#[derive(Debug, Clone, Copy)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+    }
+}
+
+/// Who may ask, beside root.
+#[derive(Debug, Clone, Copy)]
+struct Allowed {
+    own_uid: u32,
+    /// The socket has a group: whoever got past its mode is a member, or root.
+    by_mode: bool,
+}
+
+impl Allowed {
+    fn permits(self, Peer(uid): Peer) -> bool {
+        uid.is_some_and(|uid| uid == 0 || uid == self.own_uid || self.by_mode)
+    }
+}
+
+/// Binds the control socket: mode 0600, or 0660 with a group.
+pub(crate) fn bind(
+    path: &Path,
+    group: Option<&str>,
+) -> Result<(UnixListener, SocketFile), SocketError> {
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    let (listener, file) = socket::bind(path, group, mode)?;
+    let fail = |e| SocketError::new(path, "cannot listen", e);
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok((UnixListener::from_std(listener).map_err(fail)?, file))
+}
+
+/// Answers until `stop` says true.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    by_mode: bool,
+    source: Arc<dyn Source>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let allowed = Allowed { own_uid: rustix::process::getuid().as_raw(), by_mode };
+    let router = router(source, allowed).into_make_service_with_connect_info::<Peer>();
+    let stopped = async move {
+        // An error means that the sender is gone, which is the end as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    // A client that keeps its connection open must not hold up the daemon's end: no graceful
+    // shutdown, answers are short.
+    tokio::select! {
+        result = async { axum::serve(listener, router).await } => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the control socket ended");
+            }
+        }
+        () = stopped => {}
+    }
+}
+
+fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
+    Router::new()
+        .route(STATUS_PATH, get(status))
+        .route(HEALTH_PATH, get(health))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(allowed, guard))
+        .with_state(source)
+}
+
+async fn guard(
+    State(allowed): State<Allowed>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if allowed.permits(peer) {
+        return next.run(request).await;
+    }
+    tracing::warn!(uid = peer.0, path = request.uri().path(), "control request refused");
+    refuse(StatusCode::FORBIDDEN, "only root and the daemon's own user may ask")
+}
+
+async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
+    Json(source.status())
+}
+
+async fn health() -> Json<Health> {
+    Json(Health { status: "ok".to_owned() })
+}
+
+async fn unknown(request: Request) -> Response {
+    let text = format!("there is no {}; see docs/operations.md", request.uri().path());
+    refuse(StatusCode::NOT_FOUND, &text)
+}
+
+fn refuse(code: StatusCode, error: &str) -> Response {
+    (code, Json(Refusal { error: error.to_owned() })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    struct Fixed;
+
+    impl Source for Fixed {
+        fn status(&self) -> Status {
+            Status { version: "1.2.3".to_owned(), pid: 7, ..Status::default() }
+        }
+    }
+
+    /// The whole answer to `GET path`, from a server with these rights.
+    async fn ask(allowed: Allowed, path: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("control.sock");
+        let (listener, _file) = bind(&at, None).unwrap();
+        let app = router(Arc::new(Fixed), allowed).into_make_service_with_connect_info::<Peer>();
+        let server = tokio::spawn(async { axum::serve(listener, app).await });
+        let mut stream = UnixStream::connect(&at).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let client = tokio::task::spawn_blocking(move || {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let answer = client.await.unwrap();
+        server.abort();
+        answer
+    }
+
+    fn me() -> Allowed {
+        Allowed { own_uid: rustix::process::getuid().as_raw(), by_mode: false }
+    }
+
+    #[tokio::test]
+    async fn status_and_health_are_json() {
+        let answer = ask(me(), STATUS_PATH).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        assert_eq!(serde_json::from_str::<Status>(body).unwrap(), Fixed.status());
+        let answer = ask(me(), HEALTH_PATH).await;
+        assert!(answer.contains("application/json") && answer.ends_with(r#"{"status":"ok"}"#));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_path_is_refused_in_json() {
+        let answer = ask(me(), "/v9/status").await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("/v9/status"), "{answer}");
+    }
+
+    #[test]
+    fn strangers_are_refused_unless_the_socket_has_a_group() {
+        let allowed = Allowed { own_uid: 1000, by_mode: false };
+        assert!(allowed.permits(Peer(Some(0))) && allowed.permits(Peer(Some(1000))));
+        assert!(!allowed.permits(Peer(Some(1001))) && !allowed.permits(Peer(None)));
+        let allowed = Allowed { own_uid: 1000, by_mode: true };
+        assert!(allowed.permits(Peer(Some(1001))) && !allowed.permits(Peer(None)));
+    }
+
+    #[tokio::test]
+    async fn serving_ends_when_it_is_told_although_a_client_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("control.sock");
+        let (listener, _file) = bind(&at, None).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, false, Arc::new(Fixed), stopped));
+        let _client = UnixStream::connect(&at).unwrap();
+        stop.send(true).unwrap();
+        server.await.unwrap();
+    }
+}

@@ -1,0 +1,301 @@
+//! From a volume and a key to a disk that a session can serve: the composition.
+//!
+//! Contract: blocks (storage, key source, key derivation), so it runs on a thread of its own. The
+//! passphrase is gone when [`open`] returns; what stays is the volume key, in protected memory.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use sealblk_api::{Encryption, VolumeStatus};
+use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
+use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
+use sealblk_engine::{Disk, EngineConfig};
+use sealblk_keys::KeySource;
+use sealblk_luks::{Header, KdfLimits, LuksError, Policy, ReadAt};
+use sealblk_session::StopHandle;
+use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
+use sealblk_volume::{OpenOptions, Volume};
+
+use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
+use crate::host::Host;
+use crate::status::View;
+
+/// How long to wait for a volume that somebody holds: the kernel may still be finishing the last
+/// writes of a daemon that was killed a moment ago.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Limits of one range of a discard or write-zeroes request, 4 GiB less a block, and of ranges in
+/// one: what the kernel's driver sends at most (`MAX_DISCARD_SEGMENTS` is 256).
+const RANGE_SECTORS_MAX: u32 = 8_388_600;
+const RANGES_MAX: u32 = 64;
+
+/// Longest data buffer in bytes: the kernel's driver makes longer requests of several.
+const SEGMENT_BYTES_MAX: u32 = 1 << 20;
+
+/// A disk, ready to be served.
+pub(crate) struct Opened {
+    pub(crate) name: String,
+    pub(crate) socket: SocketConfig,
+    pub(crate) profile: DiskProfile,
+    pub(crate) host: Host,
+    volume: Arc<dyn Volume>,
+    status: VolumeStatus,
+}
+
+impl Opened {
+    /// What `status` shows of it.
+    pub(crate) fn view(&self, session: StopHandle) -> View {
+        View {
+            fixed: self.status.clone(),
+            asked: self.host.asked(),
+            stats: self.host.stats(),
+            session,
+        }
+    }
+
+    /// Ends the queue threads and makes everything durable that the volume has taken.
+    pub(crate) fn close(self) {
+        let Self { host, volume, .. } = self;
+        drop(host);
+        if !volume.geometry().read_only
+            && let Err(error) = volume.flush()
+        {
+            tracing::error!(error = %describe(&error), "the last flush failed");
+        }
+    }
+}
+
+/// Opens the volume, unlocks it, and starts its queue threads.
+pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
+    let options =
+        OpenOptions { read_only: config.read_only, create_bytes: None, lock_wait: LOCK_WAIT };
+    let volume = sealblk_volume::open(&config.uri, &options).map_err(nameless)?;
+    let geometry = volume.geometry();
+    let unlocked = match &config.protection {
+        Protection::Key(key) => unlock(&volume, key, &config.name, config.cipher.into())?,
+        Protection::Plain => {
+            tracing::warn!(
+                disk = config.name,
+                "served UNENCRYPTED (`plain`): whoever has the volume has the data"
+            );
+            plain(geometry)
+        }
+    };
+    let serial = config.serial.clone().unwrap_or_else(|| {
+        let default = unlocked.encryption.as_ref().map_or(&config.name, |e| &e.uuid);
+        default.chars().filter(char::is_ascii_graphic).take(SERIAL_BYTES).collect()
+    });
+    let profile = profile(&config, geometry, &unlocked.segments, &serial)?;
+    if let Some(e) = &unlocked.encryption {
+        tracing::info!(
+            disk = config.name,
+            uri = config.uri,
+            cipher = e.cipher,
+            key_bits = e.key_bits,
+            sector_bytes = e.sector_bytes,
+            by = e.implementation,
+            "unlocked (LUKS{})",
+            e.luks_version
+        );
+    }
+    let engine = engine_config(&config);
+    let disk = Disk::new(&volume, &unlocked.segments, &profile, &engine)?;
+    let status = VolumeStatus {
+        name: config.name.clone(),
+        uri: config.uri.clone(),
+        socket: config.socket.path.display().to_string(),
+        capacity_bytes: profile.capacity_sectors * SECTOR_BYTES,
+        block_bytes: profile.block_bytes,
+        read_only: profile.read_only,
+        discard: profile.discard.is_some(),
+        serial,
+        encryption: unlocked.encryption,
+        ..VolumeStatus::default()
+    };
+    Ok(Opened {
+        name: config.name,
+        socket: config.socket,
+        profile,
+        host: Host::new(disk),
+        volume,
+        status,
+    })
+}
+
+/// The segments of a volume, with their key.
+struct Unlocked {
+    segments: Vec<SegmentSpec>,
+    encryption: Option<Encryption>,
+}
+
+fn unlock(
+    volume: &Arc<dyn Volume>,
+    key: &KeySource,
+    name: &str,
+    implementation: Implementation,
+) -> anyhow::Result<Unlocked> {
+    let mut io = Reader(&**volume);
+    let header = Header::load(&mut io, &Policy::default())?;
+    let fetched = key.fetch()?;
+    if let Some(warning) = &fetched.warning {
+        tracing::warn!(disk = name, "{warning}");
+    }
+    let unlocked = header
+        .unlock(&mut io, &fetched.passphrase, &KdfLimits::default())
+        .map_err(|error| explain(error, key, fetched.hint()))?;
+    drop(fetched);
+    let segments = header.segments(&unlocked, volume.geometry().size_bytes)?;
+    let report = header.report();
+    for copy in &report.copies {
+        if let Some(damage) = &copy.damage {
+            tracing::warn!(
+                disk = name,
+                "one header copy is damaged (offset {}): {damage}; the other one serves; \
+                 `sealblk repair` mends it",
+                copy.offset_bytes
+            );
+        }
+    }
+    let encryption = describe_encryption(&header, &segments, implementation)?;
+    Ok(Unlocked { segments, encryption })
+}
+
+/// What `status` and the log say about the cipher of the first segment; all have the same.
+fn describe_encryption(
+    header: &Header,
+    segments: &[SegmentSpec],
+    implementation: Implementation,
+) -> anyhow::Result<Option<Encryption>> {
+    let Some(first) = segments.first() else { return Ok(None) };
+    let Some((algorithm, key)) = &first.crypt else { return Ok(None) };
+    let cipher = sector_cipher(*algorithm, key, first.sector_bytes, implementation)?;
+    Ok(Some(Encryption {
+        luks_version: header.version(),
+        uuid: header.uuid(),
+        cipher: "aes-xts-plain64".to_owned(),
+        key_bits: algorithm.key_bytes() as u32 * 8,
+        sector_bytes: first.sector_bytes,
+        implementation: cipher.implementation().to_owned(),
+    }))
+}
+
+/// The whole volume as it is.
+fn plain(geometry: Geometry) -> Unlocked {
+    let block_bytes = u64::from(geometry.block_bytes);
+    let segment = SegmentSpec {
+        start: 0,
+        sectors: geometry.size_bytes / block_bytes * block_bytes / SECTOR_BYTES,
+        volume_start: 0,
+        iv_start: 0,
+        sector_bytes: geometry.block_bytes,
+        crypt: None,
+    };
+    Unlocked { segments: vec![segment], encryption: None }
+}
+
+fn explain(error: LuksError, key: &KeySource, hint: Option<&str>) -> anyhow::Error {
+    match error {
+        LuksError::NoKeyslotOpens { .. } => match hint {
+            Some(hint) => anyhow!("unlocking it with key {key}: {error}; {hint}"),
+            None => anyhow!("unlocking it with key {key}: {error}"),
+        },
+        error => anyhow!(error).context("unlocking it"),
+    }
+}
+
+/// The guest's disk. Its logical block is a whole encryption sector and a whole block of the
+/// volume, so that no request needs a read before its write.
+fn profile(
+    config: &VolumeConfig,
+    geometry: Geometry,
+    segments: &[SegmentSpec],
+    serial: &str,
+) -> anyhow::Result<DiskProfile> {
+    let encryption_sector = segments.iter().map(|s| s.sector_bytes).max().unwrap_or(512);
+    let block_bytes = encryption_sector.max(geometry.block_bytes);
+    let block_sectors = u64::from(block_bytes) / SECTOR_BYTES;
+    let capacity_sectors = capacity(segments) / block_sectors * block_sectors;
+    if capacity_sectors == 0 {
+        bail!("the volume has no room for data behind its header");
+    }
+    let limits = RangeLimits { sectors_max: RANGE_SECTORS_MAX, ranges_max: RANGES_MAX };
+    let may_discard = config.discard && geometry.discard;
+    if config.discard && !geometry.discard {
+        tracing::warn!(disk = config.name, "the volume cannot discard, so `discard` has no effect");
+    }
+    let mut serial_bytes = [0; SERIAL_BYTES];
+    for (to, from) in serial_bytes.iter_mut().zip(serial.bytes()) {
+        *to = from;
+    }
+    Ok(DiskProfile {
+        capacity_sectors,
+        block_bytes,
+        physical_block_bytes: geometry.physical_block_bytes.max(block_bytes),
+        queues: config.queues,
+        // A request needs a descriptor each for its header and its status.
+        seg_max: u32::from(config.queue_size) - 2,
+        size_max_bytes: SEGMENT_BYTES_MAX,
+        read_only: geometry.read_only,
+        discard: may_discard.then_some(limits),
+        discard_alignment_sectors: (geometry.physical_block_bytes.max(block_bytes)
+            / SECTOR_BYTES as u32),
+        write_zeroes: Some(limits),
+        // Discarded ciphertext does not read back as plaintext zeroes.
+        write_zeroes_may_unmap: false,
+        serial: serial_bytes,
+    })
+}
+
+fn capacity(segments: &[SegmentSpec]) -> u64 {
+    segments.last().map_or(0, |last| last.start + last.sectors)
+}
+
+fn engine_config(config: &VolumeConfig) -> EngineConfig {
+    EngineConfig {
+        queues: config.queues,
+        queue_size_max: config.queue_size,
+        poll_max: config.poll.unwrap_or(EngineConfig::POLL_MAX),
+        on_error: match config.on_error {
+            OnError::Report => sealblk_engine::OnError::Report,
+            OnError::Hold => sealblk_engine::OnError::Hold,
+        },
+        implementation: config.cipher.into(),
+        name: config.name.clone(),
+        ..EngineConfig::default()
+    }
+}
+
+/// An error without the volume's name, for who has said it already.
+fn nameless(error: VolumeError) -> anyhow::Error {
+    match error.source {
+        Some(source) => anyhow!(source).context(error.what),
+        None => anyhow!(error.what),
+    }
+}
+
+/// An error and what is behind it, on one line.
+fn describe(error: &VolumeError) -> String {
+    match &error.source {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// A volume as `sealblk-luks` reads it.
+struct Reader<'a>(&'a dyn Volume);
+
+impl ReadAt for Reader<'_> {
+    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset_bytes.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.size_bytes()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(describe(&error)))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.geometry().size_bytes
+    }
+}

@@ -1,0 +1,100 @@
+//! sealblkd: the daemon. Everything meets here: configuration, volumes, keys, sessions, control.
+//!
+//! Invariants: the process is hardened (no core dumps, no ptrace) before anything else is read;
+//! only this crate knows tokio, and it runs on one thread; no key derivation and no blocking I/O
+//! happens on that thread.
+
+mod args;
+mod config;
+mod control;
+mod daemon;
+mod disk;
+mod host;
+mod limits;
+mod log;
+mod notify;
+mod socket;
+mod status;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::config::{Config, LogFormat};
+
+/// The command line or the configuration is wrong. clap uses it too.
+const EXIT_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    if let Err(error) = sealblk_secret::harden_process() {
+        return complain(&format!("cannot keep keys out of core dumps: {error}"), 1);
+    }
+    socket::private_umask();
+    let args = Args::parse();
+    let check = args.check;
+    let config = match args.into_config().and_then(|config| {
+        log::init(&config.daemon)?;
+        Ok(config)
+    }) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.to_string(), EXIT_CONFIG),
+    };
+    if check {
+        tracing::info!(volumes = config.volumes.len(), "the configuration is valid");
+        return ExitCode::SUCCESS;
+    }
+    let format = config.daemon.log_format;
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if format == LogFormat::Json => {
+            tracing::error!("{}", in_one_line(&error));
+            ExitCode::FAILURE
+        }
+        Err(error) => complain(&in_one_line(&error), 1),
+    }
+}
+
+/// An error and its causes, without those that the text before has named already.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    limits::raise();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(daemon::run(config));
+    // Whatever still runs (a key derivation at a stop during the start) ends with the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Tells a person at the terminal, or the journal's reader, why there is no daemon.
+fn complain(text: &str, code: u8) -> ExitCode {
+    // Where standard error is gone, the exit code has to do.
+    let _ = writeln!(std::io::stderr(), "sealblkd: {text}");
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_named_is_not_named_again() {
+        let error = anyhow::anyhow!("no such file").context("reading: no such file");
+        assert_eq!(in_one_line(&error.context("volume")), "volume: reading: no such file");
+        let error = anyhow::anyhow!("why").context("what");
+        assert_eq!(in_one_line(&error), "what: why");
+    }
+}

@@ -1,0 +1,91 @@
+//! What `status` tells: fixed facts gathered at the start, counters read when asked.
+//!
+//! Queue threads write their counters without a lock; here they are only read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use sealblk_api::{Errors, QueueStatus, Requests, SessionState, Status, VolumeStatus};
+use sealblk_engine::{QueueCounts, QueueStats};
+use sealblk_session::StopHandle;
+
+use crate::control::Source;
+use crate::host::Asked;
+
+/// All disks of this daemon.
+pub(crate) struct Overview {
+    started: Instant,
+    draining: AtomicBool,
+    disks: Vec<View>,
+}
+
+/// One disk: what doesn't change, and where to look for what does.
+pub(crate) struct View {
+    pub(crate) fixed: VolumeStatus,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) stats: Vec<Arc<QueueStats>>,
+    pub(crate) session: StopHandle,
+}
+
+impl Overview {
+    pub(crate) fn new(disks: Vec<View>) -> Self {
+        Self { started: Instant::now(), draining: AtomicBool::new(false), disks }
+    }
+
+    /// From now on the disks are shown as stopping.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+}
+
+impl Source for Overview {
+    fn status(&self) -> Status {
+        let draining = self.draining.load(Relaxed);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            secret_protection: sealblk_secret::protection().to_string(),
+            volumes: self.disks.iter().map(|disk| disk.status(draining)).collect(),
+        }
+    }
+}
+
+impl View {
+    fn status(&self, draining: bool) -> VolumeStatus {
+        let queue = |(index, stats): (usize, &Arc<QueueStats>)| {
+            queue_status(index, self.asked.running(index), &stats.counts())
+        };
+        VolumeStatus {
+            state: match (draining, self.session.connected()) {
+                (true, _) => SessionState::Stopping,
+                (false, true) => SessionState::Connected,
+                (false, false) => SessionState::Waiting,
+            },
+            writeback: self.asked.writeback(),
+            queues: self.stats.iter().enumerate().map(queue).collect(),
+            ..self.fixed.clone()
+        }
+    }
+}
+
+fn queue_status(index: usize, running: bool, counts: &QueueCounts) -> QueueStatus {
+    QueueStatus {
+        // Queues are counted in 16 bits.
+        index: index as u16,
+        running,
+        requests: Requests {
+            read: counts.reads,
+            write: counts.writes,
+            flush: counts.flushes,
+            discard: counts.discards,
+            ..Requests::default()
+        },
+        read_bytes: counts.read_bytes,
+        written_bytes: counts.written_bytes,
+        errors: Errors { volume: counts.volume_errors, guest: counts.refused, ..Errors::default() },
+        inflight: counts.in_flight,
+        replayed: counts.replayed,
+    }
+}

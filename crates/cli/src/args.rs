@@ -1,0 +1,219 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sealblk_keys::KeySource;
+
+use crate::size;
+
+/// Looks after encrypted volumes: LUKS headers, keyslots, and the daemon's status.
+#[derive(Debug, Parser)]
+#[command(name = "sealblk", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Volumes are named by a URI: `/dev/...` for a block device, `file:/...` for a file.
+Keys are named by a source: `file:PATH`, whose whole content is the passphrase, byte for byte, as
+`cryptsetup --key-file` takes it.
+
+Examples:
+  sealblk format --volume file:/var/lib/disk.img --size 10G --key file:/etc/disk.key
+  sealblk inspect --volume file:/var/lib/disk.img
+  sealblk key add --volume file:/var/lib/disk.img --key file:/etc/disk.key --new-key file:/etc/new.key
+  sealblk status --control /run/sealblk/control.sock
+
+Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused (it would have destroyed something;
+nothing was changed).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a volume: write a new LUKS2 header. All data on it is lost
+    Format(Format),
+    /// Show a volume's header: segments, keyslots, and what would be refused
+    Inspect(Inspect),
+    /// Add or remove a passphrase
+    #[command(subcommand)]
+    Key(Key),
+    /// Rewrite a damaged header copy from the good one
+    Repair(Repair),
+    /// Show what a running daemon serves
+    Status(Status),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Format {
+    /// The volume: `/dev/...` or `file:/...` (a missing file is made if --size is given)
+    #[arg(long, value_name = "URI")]
+    pub(crate) volume: String,
+
+    /// Where the first passphrase is: `file:PATH`
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) key: KeySource,
+
+    /// Size of the disk that the guest will see, e.g. 10G; the file is 16 MiB larger, for the
+    /// header. Only for a file that doesn't exist yet
+    #[arg(long, value_name = "N", value_parser = size::parse)]
+    pub(crate) size: Option<u64>,
+
+    /// Bytes encrypted as one unit. With 4096, faster, the guest's disk has 4096-byte blocks, and
+    /// a BIOS can't boot from it
+    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = ["512", "4096"])]
+    pub(crate) sector_size: String,
+
+    /// The cipher
+    #[arg(long, value_enum, value_name = "CIPHER", default_value_t)]
+    pub(crate) cipher: Cipher,
+
+    /// How the passphrase is stretched
+    #[arg(long, value_enum, value_name = "KDF", default_value_t)]
+    pub(crate) kdf: Kdf,
+
+    /// A name in the header, shown by blkid and cryptsetup
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) label: String,
+
+    /// Go on although a file system, a partition table or a LUKS header is there, and destroy it
+    #[arg(long)]
+    pub(crate) overwrite_signature: bool,
+
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `--cipher`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cipher {
+    #[default]
+    #[value(name = "aes-256-xts", help = "AES-256 in XTS mode, a 512-bit volume key")]
+    Aes256Xts,
+    #[value(name = "aes-128-xts", help = "AES-128 in XTS mode, a 256-bit volume key")]
+    Aes128Xts,
+}
+
+/// `--kdf`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kdf {
+    #[default]
+    #[value(name = "argon2id", help = "slow on purpose: for passphrases that people choose")]
+    Argon2id,
+    #[value(name = "pbkdf2", help = "at once: for random secrets of 32 bytes or more, only")]
+    Pbkdf2,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The volume; it may be in use
+    #[arg(long, value_name = "URI")]
+    pub(crate) volume: String,
+
+    /// Everything, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Let another passphrase open the volume
+    Add(KeyAdd),
+    /// Take the right to open the volume from a passphrase
+    Remove(KeyRemove),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyAdd {
+    /// The volume
+    #[arg(long, value_name = "URI")]
+    pub(crate) volume: String,
+
+    /// A passphrase that opens it now
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) key: KeySource,
+
+    /// The passphrase to add
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) new_key: KeySource,
+
+    /// Keyslot to use [default: the first free one]
+    #[arg(long, value_name = "N")]
+    pub(crate) slot: Option<u32>,
+
+    /// How the new passphrase is stretched
+    #[arg(long, value_enum, value_name = "KDF", default_value_t)]
+    pub(crate) kdf: Kdf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyRemove {
+    /// The volume
+    #[arg(long, value_name = "URI")]
+    pub(crate) volume: String,
+
+    #[command(flatten)]
+    pub(crate) which: Which,
+
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// The keyslot to remove.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// The keyslot
+    #[arg(long, value_name = "N")]
+    pub(crate) slot: Option<u32>,
+
+    /// The keyslot that this passphrase opens
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) key: Option<KeySource>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    /// The volume
+    #[arg(long, value_name = "URI")]
+    pub(crate) volume: String,
+
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: PathBuf,
+
+    /// Everything, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn one_keyslot_is_removed_by_number_or_by_passphrase() {
+        let parse = |args: &str| {
+            let line = format!("sealblk key remove --volume /dev/vdb {args}");
+            Cli::try_parse_from(line.split_whitespace()).map(|_| ())
+        };
+        assert!(parse("--slot 1").is_ok() && parse("--key file:/k").is_ok());
+        assert!(parse("").is_err() && parse("--slot 1 --key file:/k").is_err());
+    }
+}

@@ -1,0 +1,7 @@
+//! One module for each command.
+
+pub(crate) mod format;
+pub(crate) mod inspect;
+pub(crate) mod key;
+pub(crate) mod repair;
+pub(crate) mod status;

@@ -1,0 +1,27 @@
+//! `sealblk repair`: a damaged header copy from the good one.
+
+use anyhow::Context;
+
+use crate::args;
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::random::random;
+use crate::target::Target;
+
+pub(crate) fn run(args: &args::Repair, console: &mut Console<'_>) -> Result<(), Failure> {
+    let target = Target::open(&args.volume, console)?;
+    let (report, plan) = sealblk_luks::repair(&mut target.reader(), false, &mut random)
+        .with_context(|| args.volume.clone())?;
+    if plan.is_empty() {
+        writeln!(console.out, "{}: both header copies are good, nothing to repair", args.volume)?;
+        return Ok(());
+    }
+    for repair in &report.repairs {
+        console.note(&format!("{}: {repair}", args.volume))?;
+    }
+    let what = format!("The above will be rewritten on {} from the good copy.", args.volume);
+    console.confirm(&what, args.yes)?;
+    target.execute(plan)?;
+    writeln!(console.out, "{}: repaired", args.volume)?;
+    Ok(())
+}

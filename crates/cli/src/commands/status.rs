@@ -1,0 +1,199 @@
+//! `sealblk status`: what a daemon says about itself.
+
+use sealblk_api::{QueueStatus, STATUS_PATH, Status, VolumeStatus};
+
+use crate::args;
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::http;
+use crate::size::human;
+use crate::table::{Align, Table};
+
+pub(crate) fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure> {
+    if args.json {
+        // What the daemon said, with what this command doesn't know.
+        let status: serde_json::Value = http::get(&args.control, STATUS_PATH)?;
+        writeln!(console.out, "{status:#}")?;
+    } else {
+        let status: Status = http::get(&args.control, STATUS_PATH)?;
+        console.out.write_all(render(&status).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn render(status: &Status) -> String {
+    let mut text = format!(
+        "sealblkd {}, pid {}, up {}; keys in memory: {}\n",
+        status.version,
+        status.pid,
+        duration(status.uptime_seconds),
+        status.secret_protection,
+    );
+    for volume in &status.volumes {
+        text.push('\n');
+        text.push_str(&render_volume(volume));
+    }
+    text
+}
+
+fn render_volume(volume: &VolumeStatus) -> String {
+    let encryption = volume.encryption.as_ref().map_or_else(
+        || "NONE: served with `plain`".to_owned(),
+        |e| {
+            format!(
+                "LUKS{} {}, {}-bit key, {}-byte sectors, by {}; UUID {}",
+                e.luks_version, e.cipher, e.key_bits, e.sector_bytes, e.implementation, e.uuid,
+            )
+        },
+    );
+    let on_off = |on| if on { "on" } else { "off" };
+    let disk = format!(
+        "{}, {}-byte blocks, {}, write cache {}, discard {}, serial {}",
+        human(volume.capacity_bytes),
+        volume.block_bytes,
+        if volume.read_only { "read-only" } else { "read-write" },
+        on_off(volume.writeback),
+        on_off(volume.discard),
+        if volume.serial.is_empty() { "none" } else { &volume.serial },
+    );
+    format!(
+        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n  disk        {disk}\n{}",
+        volume.name,
+        volume.state.as_str(),
+        volume.uri,
+        volume.socket,
+        render_queues(&volume.queues),
+    )
+}
+
+fn render_queues(queues: &[QueueStatus]) -> String {
+    const RIGHT: Align = Align::Right;
+    let mut table = Table::new(&[
+        ("QUEUE", RIGHT),
+        ("STATE", Align::Left),
+        ("READS", RIGHT),
+        ("READ", RIGHT),
+        ("WRITES", RIGHT),
+        ("WRITTEN", RIGHT),
+        ("FLUSHES", RIGHT),
+        ("OTHER", RIGHT),
+        ("IN FLIGHT", RIGHT),
+        ("REPLAYED", RIGHT),
+        ("ERRORS", RIGHT),
+    ]);
+    for queue in queues {
+        let requests = &queue.requests;
+        table.row(vec![
+            queue.index.to_string(),
+            if queue.running { "running" } else { "stopped" }.to_owned(),
+            requests.read.to_string(),
+            human(queue.read_bytes),
+            requests.write.to_string(),
+            human(queue.written_bytes),
+            requests.flush.to_string(),
+            (requests.discard + requests.write_zeroes + requests.other).to_string(),
+            queue.inflight.to_string(),
+            queue.replayed.to_string(),
+            queue.errors.total().to_string(),
+        ]);
+    }
+    let mut text = table.render(2);
+    for queue in queues.iter().filter(|queue| queue.errors.total() > 0) {
+        let errors = &queue.errors;
+        text.push_str(&format!(
+            "  errors of queue {}: {} by the volume, {} by the guest, {} unsupported\n",
+            queue.index, errors.volume, errors.guest, errors.unsupported,
+        ));
+    }
+    text
+}
+
+/// The two largest units of a time.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    if days > 0 {
+        format!("{days} d {} h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours} h {} min", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else {
+        format!("{seconds} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealblk_api::{Encryption, Errors, Requests, SessionState};
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_shown_whole() {
+        let queue = QueueStatus {
+            index: 0,
+            running: true,
+            requests: Requests { read: 1200, write: 34, flush: 5, other: 1, ..Default::default() },
+            read_bytes: 5 << 20,
+            written_bytes: 4096,
+            errors: Errors { guest: 2, ..Default::default() },
+            inflight: 3,
+            replayed: 4,
+        };
+        let status = Status {
+            version: "0.1.0".into(),
+            pid: 42,
+            uptime_seconds: 3723,
+            secret_protection: "memfd_secret".into(),
+            volumes: vec![VolumeStatus {
+                name: "vda".into(),
+                uri: "file:/var/lib/vda.img".into(),
+                socket: "/run/vda.sock".into(),
+                state: SessionState::Connected,
+                encryption: Some(Encryption {
+                    luks_version: 2,
+                    uuid: "1f3a".into(),
+                    cipher: "aes-xts-plain64".into(),
+                    key_bits: 512,
+                    sector_bytes: 4096,
+                    implementation: "AWS-LC".into(),
+                }),
+                capacity_bytes: 10 << 30,
+                block_bytes: 4096,
+                read_only: false,
+                discard: false,
+                writeback: true,
+                serial: "1f3a".into(),
+                queues: vec![queue],
+            }],
+        };
+        let expected = "\
+sealblkd 0.1.0, pid 42, up 1 h 2 min; keys in memory: memfd_secret
+
+vda: connected
+  volume      file:/var/lib/vda.img
+  socket      /run/vda.sock
+  encryption  LUKS2 aes-xts-plain64, 512-bit key, 4096-byte sectors, by AWS-LC; UUID 1f3a
+  disk        10 GiB, 4096-byte blocks, read-write, write cache on, discard off, serial 1f3a
+  QUEUE  STATE    READS   READ  WRITES  WRITTEN  FLUSHES  OTHER  IN FLIGHT  REPLAYED  ERRORS
+      0  running   1200  5 MiB      34    4 KiB        5      1          3         4       2
+  errors of queue 0: 0 by the volume, 2 by the guest, 0 unsupported
+";
+        assert_eq!(render(&status), expected);
+    }
+
+    #[test]
+    fn an_unencrypted_volume_is_not_to_be_overlooked() {
+        let text = render_volume(&VolumeStatus::default());
+        assert!(text.contains("encryption  NONE"), "{text}");
+    }
+
+    #[test]
+    fn times_are_shown_in_their_two_largest_units() {
+        for (seconds, text) in
+            [(0, "0 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! cryptsetup's lock on a header, so that its command and ours never write one at the same time.
+//!
+//! The convention (cryptsetup, `lib/utils_device_locking.c`; facts/luks.md): `flock` on the image
+//! file itself, or for a block device on `/run/cryptsetup/L_MAJOR:MINOR`. Whoever lets go of the
+//! latter last removes it, so a lock counts only while the name still leads to the locked file.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use sealblk_volume::Uri;
+
+/// Where cryptsetup keeps its lock files, unless it was built otherwise (`--with-luks2-lock-path`).
+const LOCK_DIR: &str = "/run/cryptsetup";
+
+/// The lock; dropping it lets go.
+#[derive(Debug)]
+pub(crate) struct HeaderLock {
+    _file: File,
+    /// Lock file to remove first, for block devices.
+    path: Option<PathBuf>,
+}
+
+impl HeaderLock {
+    /// Takes the lock for writing. Calls `waiting` once if somebody else has it, then waits.
+    pub(crate) fn take(uri: &str, waiting: &mut dyn FnMut()) -> anyhow::Result<Self> {
+        let taken = match Uri::parse(uri)? {
+            Uri::File(path) => lock_image(&path, waiting),
+            Uri::Device(path) => lock_device(&path, Path::new(LOCK_DIR), waiting),
+        };
+        taken.with_context(|| format!("{uri}: taking cryptsetup's lock on the header"))
+    }
+}
+
+impl Drop for HeaderLock {
+    fn drop(&mut self) {
+        // While we hold it: whoever waits for the removed file sees that and starts anew.
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn lock_image(path: &Path, waiting: &mut dyn FnMut()) -> io::Result<HeaderLock> {
+    let file = File::open(path)?;
+    exclusive(&file, waiting)?;
+    Ok(HeaderLock { _file: file, path: None })
+}
+
+fn lock_device(device: &Path, dir: &Path, waiting: &mut dyn FnMut()) -> io::Result<HeaderLock> {
+    let rdev = fs::metadata(device)?.rdev();
+    let name = format!("L_{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev));
+    lock_resource(dir, &name, waiting)
+}
+
+fn lock_resource(dir: &Path, name: &str, waiting: &mut dyn FnMut()) -> io::Result<HeaderLock> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let path = dir.join(name);
+    loop {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)?;
+        exclusive(&file, waiting)?;
+        let locked = file.metadata()?;
+        let named = fs::symlink_metadata(&path);
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            return Ok(HeaderLock { _file: file, path: Some(path) });
+        }
+    }
+}
+
+fn exclusive(file: &File, waiting: &mut dyn FnMut()) -> io::Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            waiting();
+            rustix::io::retry_on_intr(|| flock(file, FlockOperation::LockExclusive))?;
+        }
+        result => result?,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn an_image_is_locked_while_the_lock_lives() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let uri = format!("file:{}", image.path().display());
+        let other = File::open(image.path()).unwrap();
+        let lock = HeaderLock::take(&uri, &mut || panic!("nobody else has it")).unwrap();
+        let attempt = || flock(&other, FlockOperation::NonBlockingLockShared);
+        assert_eq!(attempt(), Err(rustix::io::Errno::WOULDBLOCK));
+        drop(lock);
+        attempt().unwrap();
+    }
+
+    #[test]
+    fn whoever_comes_second_is_told_and_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = dir.path().join("locks");
+        let first = lock_resource(&locks, "L_7:0", &mut || panic!("nobody has it")).unwrap();
+        let (told, tells) = mpsc::channel();
+        let second = std::thread::spawn({
+            let locks = locks.clone();
+            move || lock_resource(&locks, "L_7:0", &mut || told.send(()).unwrap()).unwrap()
+        });
+        tells.recv().unwrap();
+        assert!(!second.is_finished());
+        drop(first);
+        // The first removed its file: the second must hold the one that has the name now.
+        let second = second.join().unwrap();
+        let named = fs::metadata(locks.join("L_7:0")).unwrap();
+        assert_eq!(named.ino(), second._file.metadata().unwrap().ino());
+        drop(second);
+        assert!(!locks.join("L_7:0").exists());
+    }
+}

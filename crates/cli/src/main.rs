@@ -1,0 +1,59 @@
+//! sealblk: the operator's command. A thin client: LUKS headers through `sealblk-luks`, a running
+//! daemon through its control socket.
+//!
+//! Contract: results go to standard output, questions and warnings to standard error; the exit
+//! status is 0 (done), 1 (failed), 2 (wrong command line) or 3 (refused, nothing was changed).
+//!
+//! Deliberately absent: asking for passphrases at a terminal, and keys in arguments.
+
+mod args;
+mod commands;
+mod console;
+mod failure;
+mod header_lock;
+mod http;
+mod keyfile;
+mod random;
+mod size;
+mod table;
+mod target;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command, Key};
+use crate::console::Console;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = sealblk_secret::harden_process().map_err(Failure::from).and_then(|()| {
+        let (mut out, mut err, mut input) =
+            (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
+        let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let mut console = Console { out: &mut out, err: &mut err, input: &mut input, interactive };
+        run(&cli.command, &mut console)?;
+        Ok(out.flush()?)
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where standard error is gone, the exit status has to do.
+            let _ = writeln!(io::stderr(), "sealblk: {}", failure.message());
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Format(args) => commands::format::run(args, console),
+        Command::Inspect(args) => commands::inspect::run(args, console),
+        Command::Key(Key::Add(args)) => commands::key::add(args, console),
+        Command::Key(Key::Remove(args)) => commands::key::remove(args, console),
+        Command::Repair(args) => commands::repair::run(args, console),
+        Command::Status(args) => commands::status::run(args, console),
+    }
+}

@@ -1,0 +1,117 @@
+//! The volume that a command works on: held for writing, or only looked at.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use anyhow::Context;
+use sealblk_block::VolumeError;
+use sealblk_luks::{Plan, ReadAt, Step};
+use sealblk_volume::{OpenOptions, Uri, Volume};
+
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::header_lock::HeaderLock;
+
+/// A volume that nobody else uses, with cryptsetup's lock on its header.
+pub(crate) struct Target {
+    volume: Arc<dyn Volume>,
+    _lock: HeaderLock,
+}
+
+impl Target {
+    /// Opens a volume to change its header.
+    pub(crate) fn open(uri: &str, console: &mut Console<'_>) -> Result<Self, Failure> {
+        let volume = sealblk_volume::open(uri, &OpenOptions::default())?;
+        let mut note = Ok(());
+        let lock = HeaderLock::take(uri, &mut || {
+            note =
+                console.note("waiting for another program (cryptsetup?) to let go of the header");
+        })?;
+        note?;
+        Ok(Self { volume, _lock: lock })
+    }
+
+    /// Size of the whole volume.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.volume.geometry().size_bytes
+    }
+
+    /// Smallest unit of I/O of the volume.
+    pub(crate) fn block_bytes(&self) -> u32 {
+        self.volume.geometry().block_bytes
+    }
+
+    /// For `sealblk-luks` to read through.
+    pub(crate) fn reader(&self) -> impl ReadAt {
+        Reader(self.volume.clone())
+    }
+
+    /// Zeroes a range.
+    pub(crate) fn wipe(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), VolumeError> {
+        let zeroes = vec![0; usize::try_from(len_bytes).unwrap_or(usize::MAX)];
+        self.volume.write_at(offset_bytes, &zeroes)
+    }
+
+    /// Carries out a plan, step by step, and makes it durable. The first error ends it: a plan
+    /// that was begun leaves a volume that opens.
+    pub(crate) fn execute(&self, plan: Plan) -> Result<(), VolumeError> {
+        for step in plan {
+            match step {
+                Step::Write { offset_bytes, data } => self.volume.write_at(offset_bytes, &data)?,
+                Step::Flush => self.volume.flush()?,
+            }
+        }
+        self.volume.flush()
+    }
+}
+
+struct Reader(Arc<dyn Volume>);
+
+impl ReadAt for Reader {
+    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
+        let past_end = offset_bytes
+            .checked_add(buf.len() as u64)
+            .is_none_or(|end| end > self.0.geometry().size_bytes);
+        if past_end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_at(offset_bytes, buf).map_err(io::Error::other)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.geometry().size_bytes
+    }
+}
+
+/// A volume that is only looked at, also while a daemon serves it: takes no lock. A header that
+/// changes at the same moment fails its checksum; whoever looks again sees the new one.
+pub(crate) struct Glance {
+    file: File,
+    size_bytes: u64,
+}
+
+impl Glance {
+    /// Opens it for reading.
+    pub(crate) fn open(uri: &str) -> anyhow::Result<Self> {
+        let (Uri::Device(path) | Uri::File(path)) = Uri::parse(uri)?;
+        let open = || {
+            let mut file = File::open(path)?;
+            // The end's offset is a block device's size too; its metadata has none.
+            let size_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+            Ok::<_, io::Error>(Self { file, size_bytes })
+        };
+        open().with_context(|| format!("{uri}: cannot open it"))
+    }
+}
+
+impl ReadAt for Glance {
+    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset_bytes)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}

@@ -1,0 +1,35 @@
+# Two commands matter: `make demo` shows what sealblk does, `make test` proves it.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+FUZZ_SECONDS ?= 600
+
+.PHONY: help setup build demo test lint audit fuzz clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (Debian packages, the test guest, cargo-deny)
+	@scripts/setup.sh
+
+build: ## Build sealblkd and sealblk as they are released, into target/release
+	@scripts/setup.sh build
+	$(CARGO) build --locked --release -p sealblk-backend -p sealblk-cli
+
+demo: setup ## Show it: an encrypted disk under a guest, a crash of the daemon, what it costs
+	@scripts/demo.sh
+
+test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
+	@scripts/test.sh
+
+lint: setup ## Format, clippy, licences, shell scripts, the crates' arrows
+	@scripts/lint.sh
+
+audit: setup ## Known vulnerabilities in dependencies (fetches the advisory database)
+	$(CARGO) deny check advisories
+
+fuzz: setup ## Fuzz every target for FUZZ_SECONDS each (default 600)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+clean: ## Remove what the build made (not the guest's kernel and image)
+	$(CARGO) clean

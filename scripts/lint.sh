@@ -1,0 +1,11 @@
+#!/bin/bash
+# Every check that runs no code of ours: format, clippy, licences and sources of dependencies,
+# shell scripts, and the promises that `cargo xtask check` keeps.
+# usage: lint.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo fmt --all --check
+cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
+shellcheck .ci/run scripts/*.sh
+cargo xtask check

@@ -1,0 +1,28 @@
+#!/bin/bash
+# Lints, unit tests, whole-system tests one after the other (each boots machines or loads both
+# processors), a short fuzz run. Stops at the first failure.
+# usage: test.sh
+# env:   FUZZ_SECONDS: per fuzz target, default 10
+set -euo pipefail
+cd "$(dirname "$0")/.."
+step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"; }
+
+step 'lints'
+scripts/lint.sh
+
+step 'unit tests'
+cargo test --locked --workspace --exclude sealblk-tests
+
+step 'building the programs under test'
+cargo build --locked --profile test-fast -p sealblk-backend -p sealblk-cli
+SEALBLK_BIN_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/test-fast
+export SEALBLK_BIN_DIR
+
+step 'whole-system tests'
+cargo test --locked -p sealblk-tests -- --test-threads=1 --nocapture
+
+if [ -x scripts/fuzz.sh ]; then
+  step 'fuzzing'
+  scripts/fuzz.sh "${FUZZ_SECONDS:-10}"
+fi
+step 'all passed'

@@ -71,8 +71,8 @@ impl QueueHost for Host {
         self.disk.set_call(index, call);
     }
 
-    fn set_writeback(&mut self, writeback: bool) {
-        self.disk.set_writeback(writeback);
+    fn set_writeback(&mut self, writeback: bool) -> std::io::Result<()> {
         self.asked.writeback.store(writeback, Relaxed);
+        self.disk.set_writeback(writeback)
     }
 }

@@ -45,6 +45,8 @@ pub enum DiskError {
 /// A volume, its keys, and a thread for each queue. Dropping it stops the queues and joins the
 /// threads.
 pub struct Disk {
+    volume: Arc<dyn Volume>,
+    writeback: bool,
     threads: Vec<Thread>,
 }
 
@@ -67,7 +69,7 @@ impl Disk {
         let threads = (0..config.queues)
             .map(|index| Thread::spawn(index, volume, segments, profile, config))
             .collect::<Result<_, _>>()?;
-        Ok(Self { threads })
+        Ok(Self { volume: volume.clone(), writeback: true, threads })
     }
 
     /// The counters of each queue; they outlive the disk.
@@ -176,12 +178,17 @@ impl QueueHost for Disk {
         }
     }
 
-    fn set_writeback(&mut self, writeback: bool) {
+    fn set_writeback(&mut self, writeback: bool) -> io::Result<()> {
         for thread in &self.threads {
             let (answer, answered) = sync_channel(1);
             // Gone only while the process ends; then there is no answer to wait for, either.
             let _ = thread.mailbox.send(Command::SetWriteback(writeback, answer));
             let _ = answered.recv();
         }
+        // What the guest wrote before relied on a flush that will not come any more.
+        if std::mem::replace(&mut self.writeback, writeback) && !writeback {
+            self.volume.flush().map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 }

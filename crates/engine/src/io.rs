@@ -255,7 +255,9 @@ impl Worker {
                     self.send(done.id);
                 }
             }
-            Err(libc::EINTR | libc::EAGAIN) if chunk.retries < RETRIES_MAX => {
+            Err(libc::EINTR | libc::EAGAIN)
+                if chunk.kind != ChunkKind::Flush && chunk.retries < RETRIES_MAX =>
+            {
                 chunk.retries += 1;
                 self.send(done.id);
             }

@@ -13,10 +13,16 @@ impl Worker {
             && self.queue.as_ref().is_some_and(|queue| !queue.broken)
     }
 
-    /// Takes requests as long as there are some and there is room; whether there were some.
+    /// Takes requests as long as there are some and there is room, but no more than a queueful: a
+    /// guest that keeps offering what ends at once (nonsense, say) must not keep us from the rest
+    /// of the turn. Whether there were some.
     pub(super) fn take_requests(&mut self) -> bool {
         let mut any = false;
-        while self.can_take() {
+        let most = self.queue.as_ref().map_or(0, |queue| queue.virtqueue.size());
+        for _ in 0..most {
+            if !self.can_take() {
+                break;
+            }
             let Some(queue) = &mut self.queue else { break };
             match queue.virtqueue.pop() {
                 Ok(Some(head)) => {
@@ -73,6 +79,7 @@ impl Worker {
         };
         slot.begin(request);
         self.slots.started();
+        self.stats.in_flight.set(self.slots.busy() as u64);
         match request.op {
             Op::GetId => {
                 let slot = self.slots.get_mut(head);
@@ -192,6 +199,7 @@ impl Worker {
     fn forget(&mut self, head: u16) {
         if self.slots.get_mut(head).request.take().is_some() {
             self.slots.ended();
+            self.stats.in_flight.set(self.slots.busy() as u64);
         }
     }
 

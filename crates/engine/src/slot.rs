@@ -5,6 +5,10 @@ use sealblk_block::{Extent, Status};
 use sealblk_virtqueue::Chain;
 use sealblk_virtqueue::blk::Request;
 
+/// Pieces of memory that a slot has room for from the start: the header, the status, and 128 KiB
+/// in single pages. A slot that meets a longer chain grows once and keeps the room.
+const PIECES: usize = 34;
+
 /// What one head descriptor stands for now.
 #[derive(Default)]
 pub(crate) struct Slot {
@@ -57,7 +61,13 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(queue_size_max: u16) -> Self {
-        Self { slots: (0..queue_size_max).map(|_| Slot::default()).collect(), busy: 0 }
+        let slot = |_| Slot {
+            chain: Chain::with_capacity(PIECES),
+            ranges: Vec::with_capacity(1),
+            iovecs: Vec::with_capacity(PIECES),
+            ..Slot::default()
+        };
+        Self { slots: (0..queue_size_max).map(slot).collect(), busy: 0 }
     }
 
     pub(crate) fn get_mut(&mut self, head: u16) -> &mut Slot {

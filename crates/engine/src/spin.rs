@@ -42,6 +42,11 @@ impl Spin {
         false
     }
 
+    /// Whether looking again is worth it at all now.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.window.is_zero()
+    }
+
     /// Work was found without sleeping.
     pub(crate) fn found(&mut self) {
         self.since = None;

@@ -87,6 +87,8 @@ pub(super) struct Queue {
     kick_slot: FileSlot,
     /// A watch of the kick is in the ring.
     kick_armed: bool,
+    /// The queue drains: the watch of the kick is not renewed.
+    draining: bool,
     /// This kernel doesn't wait in a read of a non-blocking eventfd (before Linux 5.17 or so):
     /// wait with a poll, then read.
     kick_by_poll: bool,
@@ -166,7 +168,10 @@ impl Worker {
             if busy {
                 self.spin.found();
             }
-            if self.ring.wants_enter() {
+            if !self.polls() {
+                // One enter submits and sleeps.
+                self.rest();
+            } else if self.ring.wants_enter() {
                 self.submit();
             } else if !busy {
                 self.rest();
@@ -175,9 +180,17 @@ impl Worker {
         self.lane.close(&mut self.ring);
     }
 
-    /// Nothing to do: polls a little, or sleeps until something happens.
+    /// Requests follow each other closely: waiting for the next one awake is worth it.
+    fn polls(&self) -> bool {
+        self.queue.is_some() && self.spin.is_open()
+    }
+
+    /// Nothing to do: polls a little, or submits what is queued and sleeps until something happens.
     fn rest(&mut self) {
-        if self.queue.is_some() && self.spin.look_again(Instant::now) {
+        if self.control_woken {
+            return;
+        }
+        if self.polls() && self.spin.look_again(Instant::now) {
             std::hint::spin_loop();
             return;
         }
@@ -251,9 +264,15 @@ impl Worker {
     fn kicked(&mut self, result: i32) {
         let Some(queue) = &mut self.queue else { return };
         queue.kick_armed = false;
+        if queue.draining {
+            // A watch that is renewed behind its cancellation would never end.
+            return;
+        }
         match -result {
-            libc::ECANCELED => return,
-            libc::EAGAIN => queue.kick_by_poll = true,
+            // Passing troubles, and a kernel that doesn't wait in this read.
+            libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ECANCELED => {
+                queue.kick_by_poll = true;
+            }
             errno if errno > 0 || result == 0 => {
                 let error = io::Error::from_raw_os_error(errno);
                 tracing::warn!(disk = self.config.name, queue = self.index, %error,
@@ -304,11 +323,17 @@ impl Worker {
                 Command::SetCall(call) => {
                     if let Some(queue) = &mut self.queue {
                         queue.call = call;
-                        // Between the old and the new one a notification may have been lost.
+                        // What was announced by the old one may have been heard by nobody: QEMU
+                        // starts a queue with a notifier of its own and exchanges it afterwards.
+                        queue.virtqueue.announce_again();
                         queue.unannounced = true;
                     }
                 }
                 Command::SetWriteback(writeback, answer) => {
+                    if self.writeback && !writeback {
+                        self.writeback = false;
+                        self.settle();
+                    }
                     self.writeback = writeback;
                     let _ = answer.send(());
                 }
@@ -345,6 +370,7 @@ impl Worker {
             kick_slot: self.ring.add_file(setup.kick.as_fd()),
             kick: setup.kick,
             kick_armed: false,
+            draining: false,
             kick_by_poll: false,
             call: setup.call,
         });
@@ -370,7 +396,19 @@ impl Worker {
         }
     }
 
+    /// Waits until nothing that was sent before is at the volume.
+    fn settle(&mut self) {
+        while self.chunks.at_volume() > 0 {
+            let result = self.ring.submit_and_wait();
+            self.check_enter(result);
+            self.reap();
+        }
+    }
+
     fn drain(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.draining = true;
+        }
         let unwatched = self.ring.unwatch(WATCH_KICK);
         assert!(unwatched.is_ok(), "the ring has room for its watches");
         loop {

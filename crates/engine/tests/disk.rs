@@ -422,10 +422,10 @@ fn without_a_write_cache_every_write_is_durable() {
     let counts = || (durable.load(SeqCst), cached.load(SeqCst));
     assert_eq!(driver.write(0, &[1; 512]), 0);
     assert_eq!(counts(), (0, 1));
-    disk.set_writeback(false);
+    disk.set_writeback(false).unwrap();
     assert_eq!(driver.write(0, &[1; 512]), 0);
     assert_eq!(counts(), (1, 1));
-    disk.set_writeback(true);
+    disk.set_writeback(true).unwrap();
     assert_eq!(driver.write(0, &[1; 512]), 0);
     assert_eq!(counts(), (1, 2));
 }
@@ -520,4 +520,103 @@ fn an_idle_queue_does_not_run() {
 #[expect(clippy::disallowed_methods, reason = "the absence of events can only be waited for")]
 fn disk_nap() {
     std::thread::sleep(Duration::from_millis(50));
+}
+
+#[test]
+fn a_notifier_that_comes_late_is_told_what_it_missed() {
+    for features in
+        [default_features(), default_features() | sealblk_virtqueue::blk::F_RING_EVENT_IDX]
+    {
+        let volume = volume(512);
+        let mut disk = disk(&volume, 512, &config());
+        let mut driver = Driver::new(features);
+        // QEMU starts a queue with a notifier that nobody hears, and exchanges it afterwards.
+        let mut setup = driver.setup(0);
+        setup.call = None;
+        disk.start(0, setup).unwrap();
+        driver.post(0, OUT, 0, &[Data { gpa: DATA, len: 512 }]);
+        driver.kick();
+        while disk.stats()[0].counts().writes == 0 {
+            std::thread::yield_now();
+        }
+        disk.set_call(0, driver.setup(0).call);
+        driver.wait_call();
+        assert_eq!(driver.used(), Some((0, 1)));
+    }
+}
+
+#[test]
+fn a_queue_stops_while_the_guest_keeps_kicking() {
+    let volume = volume(512);
+    let mut disk = disk(&volume, 512, &config());
+    for level in 0..200 {
+        let mut driver = Driver::new(default_features());
+        let kicks = driver.setup(0).kick;
+        driver.start(&mut disk, 0);
+        let done = Arc::new(AtomicBool::new(false));
+        let kicker = std::thread::spawn({
+            let done = done.clone();
+            move || {
+                while !done.load(SeqCst) {
+                    rustix::io::write(&kicks, &1u64.to_ne_bytes()).unwrap();
+                }
+            }
+        });
+        driver.post(0, OUT, level, &[Data { gpa: DATA, len: 4096 }]);
+        assert!(disk.stop(0) <= 1);
+        done.store(true, SeqCst);
+        kicker.join().unwrap();
+    }
+}
+
+#[test]
+fn a_flush_that_failed_is_never_repeated() {
+    for errno in [libc::EIO, libc::EINTR, libc::EAGAIN] {
+        let flushes = Arc::new(AtomicU32::new(0));
+        let path: Arc<dyn Volume> = Arc::new(FaultyVolume::new(volume(512), {
+            let flushes = flushes.clone();
+            move |op| match op {
+                LaneOp::Flush if flushes.fetch_add(1, SeqCst) == 0 => Verdict::Fail(errno),
+                _ => Verdict::Pass,
+            }
+        }));
+        let mut disk = disk(&path, 512, &config());
+        let mut driver = Driver::new(default_features());
+        driver.start(&mut disk, 0);
+        assert_eq!(driver.request(FLUSH, 0, &[]).0, 1);
+        assert_eq!(flushes.load(SeqCst), 1);
+        assert_eq!(driver.request(FLUSH, 0, &[]).0, 0, "the next one is the guest's choice");
+    }
+}
+
+#[test]
+fn a_guest_that_only_talks_nonsense_cannot_keep_the_queue_from_stopping() {
+    let volume = volume(512);
+    let mut disk = disk(&volume, 512, &config());
+    let mut driver = Driver::new(default_features());
+    driver.start(&mut disk, 0);
+    let stats = disk.stats();
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let stopper = std::thread::spawn(move || {
+        while stats[0].counts().refused < 10_000 {
+            std::thread::yield_now();
+        }
+        disk.stop(0);
+        stop.send(()).unwrap();
+    });
+    // A request without a header, offered again and again without waiting for an answer.
+    driver.descriptor(0, DATA, 1, 2);
+    let (mut offered, mut answered) = (0u64, 0);
+    while stopped.try_recv().is_err() {
+        // Never more than the ring holds: that would break it, and end the game.
+        if offered - answered < u64::from(QUEUE_SIZE) {
+            driver.make_available(0);
+            driver.kick();
+            offered += 1;
+        }
+        while driver.used().is_some() {
+            answered += 1;
+        }
+    }
+    stopper.join().unwrap();
 }

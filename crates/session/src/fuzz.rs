@@ -55,7 +55,9 @@ impl QueueHost for NullHost {
         assert!(self.running.get(usize::from(index)) == Some(&true), "call for a stopped queue");
     }
 
-    fn set_writeback(&mut self, _writeback: bool) {}
+    fn set_writeback(&mut self, _writeback: bool) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn disk() -> DiskProfile {

@@ -46,6 +46,8 @@ enum Refusal {
     ConfigRange { offset: u32, len: u64 },
     #[error("only the writeback byte can be written, and only when CONFIG_WCE was negotiated")]
     ConfigReadOnly,
+    #[error("the write cache can't be switched off, what is in it can't be made durable: {0}")]
+    Writeback(io::Error),
     #[error("an in-flight region for {queues} queues of {size} descriptors is not possible")]
     InflightShape { queues: u16, size: u16 },
     #[error(transparent)]
@@ -129,10 +131,10 @@ impl<'a> Handler<'a> {
 
     /// Tells the data plane what the driver's features and choice amount to: without `FLUSH` a
     /// driver cannot make anything durable, so every write has to be (virtio 1.2 section 5.2.6.2).
-    fn apply_writeback(&mut self) {
+    fn apply_writeback(&mut self) -> std::result::Result<(), Refusal> {
         let chosen = !self.has(blk::F_CONFIG_WCE) || *self.writeback;
         let writeback = self.has(blk::F_FLUSH) && chosen;
-        self.rings.host().set_writeback(writeback);
+        self.rings.host().set_writeback(writeback).map_err(Refusal::Writeback)
     }
 
     fn config(&self, offset: u32, len: u32) -> std::result::Result<Vec<u8>, Refusal> {
@@ -203,7 +205,7 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         let before = self.features.replace(features);
         // The cache mode first: a queue must not start with the wrong one.
         if self.rings.any_running().is_none() {
-            self.apply_writeback();
+            self.apply_writeback()?;
         }
         let ring_features = RingFeatures {
             bits: features,
@@ -307,8 +309,7 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
             Some(writeback) => {
                 *self.writeback = writeback;
                 self.note_writeback();
-                self.apply_writeback();
-                Ok(())
+                Ok(self.apply_writeback()?)
             }
             None => Err(Refusal::ConfigReadOnly.into()),
         }
@@ -354,7 +355,7 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         let noted = self.rings.inflight().is_some_and(InflightRegion::write_through);
         if noted && *self.writeback {
             *self.writeback = false;
-            self.apply_writeback();
+            self.apply_writeback()?;
         }
         self.note_writeback();
         Ok(())

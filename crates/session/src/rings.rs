@@ -31,6 +31,8 @@ pub(crate) enum RingError {
     Running { index: u16 },
     #[error("queue {index}: a kick without eventfd (polling the ring) is not supported")]
     NoKick { index: u16 },
+    #[error("queue {index}: the descriptor for notifications is no eventfd")]
+    NoEventfd { index: u16 },
     #[error("queue {index}: the in-flight region has no room for {size} descriptors")]
     Inflight { index: u16, size: u16 },
     #[error("queue {index}: cannot duplicate an eventfd: {source}")]
@@ -183,8 +185,13 @@ impl<'a> Rings<'a> {
         self.stop(usize::from(number));
         let ring = self.ring(index)?.1;
         ring.kick = kick;
-        if ring.kick.is_none() {
-            return Err(RingError::NoKick { index: number });
+        match &ring.kick {
+            None => return Err(RingError::NoKick { index: number }),
+            Some(kick) if !may_be_eventfd(kick) => {
+                ring.kick = None;
+                return Err(RingError::NoEventfd { index: number });
+            }
+            Some(_) => {}
         }
         self.settle(usize::from(number))
     }
@@ -192,6 +199,9 @@ impl<'a> Rings<'a> {
     /// `SET_VRING_CALL`: may come at any time; a running queue goes on with the new eventfd.
     pub(crate) fn set_call(&mut self, index: u32, call: Option<OwnedFd>) -> Result<(), RingError> {
         let (number, ring) = self.ring(index)?;
+        if call.as_ref().is_some_and(|call| !may_be_eventfd(call)) {
+            return Err(RingError::NoEventfd { index: number });
+        }
         let running = ring.running;
         let for_host = if running { duplicate(number, call.as_ref())? } else { None };
         ring.call = call;
@@ -322,6 +332,14 @@ impl Drop for Rings<'_> {
             self.stop(index);
         }
     }
+}
+
+/// Whether a descriptor can be an eventfd, which is an anonymous inode and has no file type. A
+/// regular file or `/dev/zero` as kick would always be readable and keep its queue awake for ever;
+/// a full pipe as call would block it.
+fn may_be_eventfd(fd: &OwnedFd) -> bool {
+    const TYPE: u32 = 0o170_000;
+    rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_mode & TYPE == 0)
 }
 
 fn duplicate(index: u16, fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>, RingError> {

@@ -95,6 +95,23 @@ fn a_kick_without_eventfd_is_refused_and_a_call_without_one_is_not() {
 }
 
 #[test]
+fn what_is_no_eventfd_is_refused_as_kick_and_as_call() {
+    let served = Served::new();
+    let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
+    let zero: std::os::fd::OwnedFd = std::fs::File::open("/dev/zero").unwrap().into();
+    for (request, fd) in [
+        (FrontendReq::SET_VRING_KICK, &zero),
+        (FrontendReq::SET_VRING_KICK, &pipe),
+        (FrontendReq::SET_VRING_CALL, &pipe),
+    ] {
+        common::send_with_fd(&served.path(), &message(request, false, &0u64.to_ne_bytes()), fd);
+        let refused = served.until_disconnected();
+        assert!(refused[0].contains("no eventfd"), "{refused:?}");
+    }
+    served.end();
+}
+
+#[test]
 fn a_message_that_trickles_in_byte_by_byte_is_understood() {
     let served = Served::new();
     let mut stream = UnixStream::connect(served.path()).unwrap();

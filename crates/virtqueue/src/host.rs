@@ -3,6 +3,7 @@
 //! Invariant: nothing else crosses. The session never sees a request; the data plane never sees a
 //! vhost-user message.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -60,6 +61,7 @@ pub trait QueueHost: Send {
     fn set_call(&mut self, index: u16, call: Option<OwnedFd>);
 
     /// The write cache as the driver wants it (`VIRTIO_BLK_F_CONFIG_WCE`): false makes every write
-    /// durable before it is acknowledged. For all queues, at once.
-    fn set_writeback(&mut self, writeback: bool);
+    /// durable before it is acknowledged. For all queues; when it returns, what was acknowledged
+    /// before is durable, too. An error: it may not be, and the guest must not be told so.
+    fn set_writeback(&mut self, writeback: bool) -> io::Result<()>;
 }

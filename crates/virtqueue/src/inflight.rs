@@ -255,7 +255,8 @@ impl InflightQueue {
         }
         let region_used = self.load_u16(HEADER_USED_IDX);
         // Answered, but not yet forgotten: the last batch (of one, if it was ours).
-        let answered = self.last_batch(used.wrapping_sub(region_used));
+        let pending = used.wrapping_sub(region_used);
+        let answered = if pending <= self.size { self.last_batch(pending) } else { Vec::new() };
         let mut heads: Vec<(u64, u16)> = (0..self.size)
             .filter(|head| self.window.load_u8(desc(*head, DESC_INFLIGHT)) != 0)
             .filter(|head| !answered.contains(head))
@@ -265,7 +266,9 @@ impl InflightQueue {
         let available = avail.wrapping_sub(used);
         let inflight = u16::try_from(heads.len()).unwrap_or(u16::MAX);
         let foreign = heads.iter().any(|(_, head)| *head >= ring_size);
-        if inflight > 0 && (foreign || inflight > available || available > ring_size) {
+        let contradicts =
+            foreign || pending > self.size || inflight > available || available > ring_size;
+        if inflight > 0 && contradicts {
             return Err(InflightError::Stale { inflight, available, region_used, ring_used: used });
         }
         for head in answered {

@@ -316,6 +316,11 @@ impl Virtqueue {
         }
     }
 
+    /// The guest may have missed what it was told: [`Virtqueue::needs_call`] says yes next.
+    pub fn announce_again(&mut self) {
+        self.called_at = None;
+    }
+
     #[inline]
     fn set_busy(&mut self, head: u16) -> bool {
         let Some(word) = self.busy.get_mut(usize::from(head / 64)) else { return false };

@@ -29,7 +29,13 @@ fn try_lock(fd: BorrowedFd<'_>, shared: bool) -> io::Result<()> {
     // SAFETY: the kernel reads a flock that lives until the call returns; the descriptor is open.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
         0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        // "EACCES or EAGAIN" when it is held (fcntl(2)): one word for both.
+        _ => Err(match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EACCES) => {
+                io::Error::from_raw_os_error(libc::EAGAIN)
+            }
+            error => error,
+        }),
     }
 }
 
@@ -42,10 +48,8 @@ pub(crate) fn retry<T>(
     loop {
         match attempt() {
             Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EAGAIN | libc::EACCES | libc::EBUSY)
-                ) && Instant::now() < deadline =>
+                if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY))
+                    && Instant::now() < deadline =>
             {
                 #[expect(
                     clippy::disallowed_methods,

@@ -147,7 +147,7 @@ impl Driver {
         }
     }
 
-    fn wait_call(&self) {
+    pub(crate) fn wait_call(&self) {
         let timeout = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
         let mut fds = [PollFd::new(&self.call, PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1, "no notification within 30 s");

@@ -121,8 +121,9 @@ impl QueueHost for RecordingHost {
         self.note(Call::Eventfd(index, call.is_some()));
     }
 
-    fn set_writeback(&mut self, writeback: bool) {
+    fn set_writeback(&mut self, writeback: bool) -> std::io::Result<()> {
         self.note(Call::Writeback(writeback));
+        Ok(())
     }
 }
 
@@ -357,4 +358,20 @@ pub fn send_raw(path: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut replies = Vec::new();
     let _ = stream.read_to_end(&mut replies);
     replies
+}
+
+/// Sends one message with a descriptor, and waits until the other side has closed.
+pub fn send_with_fd(path: &Path, bytes: &[u8], fd: &OwnedFd) {
+    use std::os::fd::AsFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    let mut stream = UnixStream::connect(path).unwrap();
+    let fds = [fd.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let data = [std::io::IoSlice::new(bytes)];
+    sendmsg(&stream, &data, &mut control, SendFlags::empty()).unwrap();
+    let _ = stream.read(&mut [0; 64]);
 }

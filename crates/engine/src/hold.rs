@@ -54,9 +54,14 @@ impl Hold {
         self.timer_armed = false;
     }
 
-    /// The storage answers again: the next failure is a new one.
-    pub(crate) fn works_again(&mut self) {
-        self.wait = WAIT_MIN;
+    /// Whether something failed since the storage last answered.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.wait != WAIT_MIN
+    }
+
+    /// The storage answers: the next failure is a new one. Whether it had not before.
+    pub(crate) fn works_again(&mut self) -> bool {
+        std::mem::replace(&mut self.wait, WAIT_MIN) != WAIT_MIN
     }
 
     /// The next chunk to try again, if the timer has run out.

@@ -238,7 +238,9 @@ impl Worker {
                     broken("the volume moved more than it was asked to");
                 }
                 if !moves_data || chunk.moved_bytes == chunk.len_bytes {
-                    self.hold.works_again();
+                    if self.hold.works_again() {
+                        self.log_release();
+                    }
                     let chunk = *self.chunks.get_mut(done.id);
                     if chunk.kind == ChunkKind::Read {
                         self.empty(&chunk);
@@ -269,12 +271,15 @@ impl Worker {
         let kind = self.chunks.get_mut(id).kind;
         // A flush that failed is never repeated: the second one may succeed although what the
         // first one lost is gone. The guest is told, and knows what to do.
-        if kind != ChunkKind::Flush
-            && self.hold.keeps(errno)
-            && self.hold.keep(&mut self.ring, id).is_ok()
-        {
-            self.stats.held.add(1);
-            return;
+        if kind != ChunkKind::Flush && self.hold.keeps(errno) {
+            let first = !self.hold.is_holding();
+            if self.hold.keep(&mut self.ring, id).is_ok() {
+                self.stats.held.add(1);
+                if first {
+                    self.log_hold(errno);
+                }
+                return;
+            }
         }
         let status = match (kind, errno) {
             (ChunkKind::Discard, libc::EOPNOTSUPP) => Status::Unsupported,

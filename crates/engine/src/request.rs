@@ -171,6 +171,22 @@ impl Worker {
         }
     }
 
+    #[cold]
+    pub(super) fn log_hold(&self, errno: i32) {
+        let error = std::io::Error::from_raw_os_error(errno);
+        tracing::warn!(disk = self.config.name, queue = self.index, %error,
+            "the volume fails: requests are held and tried again until it works");
+    }
+
+    #[cold]
+    pub(super) fn log_release(&self) {
+        tracing::info!(
+            disk = self.config.name,
+            queue = self.index,
+            "the volume works again: held requests go on"
+        );
+    }
+
     /// The queue stops while the storage is away: what is held back stays in the in-flight region
     /// and is replayed by whoever runs the queue next; without such a region the guest is told.
     pub(super) fn abandon_held(&mut self) {

@@ -376,6 +376,14 @@ impl Worker {
         });
         self.watch_kick();
         self.stats.replayed.add(replay.len() as u64);
+        if !replay.is_empty() {
+            tracing::info!(
+                disk = self.config.name,
+                queue = self.index,
+                requests = replay.len(),
+                "replaying requests that a predecessor had in work"
+            );
+        }
         for head in replay {
             self.begin(head);
         }

@@ -1,5 +1,8 @@
 //! The guest's side of a split virtqueue, as a driver would run it (virtio 1.2 section 2.7), for
 //! tests: one request per descriptor chain, heads reused only after they come back.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+mod setup;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use sealblk_engine::Disk;
 use sealblk_virtqueue::{GuestMemory, InflightRegion, QueueHost, QueueSetup, Region, blk};
+pub(crate) use setup::*;
 
 pub(crate) const QUEUE_SIZE: u16 = 64;
 const GUEST_BYTES: u64 = 64 << 20;

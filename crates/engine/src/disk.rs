@@ -7,6 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 use sealblk_cipher::{CipherError, KeyMap, SegmentSpec};
+use sealblk_secret::{protect_stack, wipe_stack};
 use sealblk_virtqueue::blk::DiskProfile;
 use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 use sealblk_volume::Volume;
@@ -15,6 +16,9 @@ use crate::control::{Command, Mailbox, mailbox};
 use crate::stats::QueueStats;
 use crate::worker::Worker;
 use crate::{EngineConfig, broken};
+
+/// Stack of a queue thread: several times what it uses. It counts as locked memory.
+const STACK_BYTES: usize = 512 << 10;
 
 /// A disk can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -109,15 +113,22 @@ impl Thread {
         let (ready, is_ready) = sync_channel(1);
         let handle = std::thread::Builder::new()
             .name(format!("queue-{index}"))
+            .stack_size(STACK_BYTES)
             .spawn({
                 let (volume, stats) = (volume.clone(), stats.clone());
                 let (profile, config) = (profile.clone(), config.clone());
                 move || {
+                    if let Err(error) = protect_stack() {
+                        tracing::warn!(disk = config.name, queue = index, %error,
+                            "parts of the key may be swapped out: raise LimitMEMLOCK");
+                    }
                     let worker = Worker::new(index, config, profile, &*volume, keys, inbox, stats);
                     match worker {
                         Ok(worker) => {
                             let _ = ready.send(Ok(worker.ring_features()));
                             worker.run();
+                            // The stack's memory may serve another thread next.
+                            wipe_stack();
                         }
                         Err(error) => {
                             let _ = ready.send(Err(error));

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
-    /// What to log: error, warn, info, debug, trace, or a `tracing` filter
+    /// What to log: error, warn, info, debug, trace, or a `tracing` filter [default: info]
     #[arg(long, value_name = "FILTER")]
     log_level: Option<String>,
 
@@ -97,9 +97,17 @@ struct Single {
     #[arg(long, value_enum, value_name = "NAME", requires = "volume", default_value_t)]
     cipher: CipherChoice,
 
-    /// Longest time to poll for work before sleeping, in microseconds; 0: never poll
+    /// Longest time to poll for work before sleeping, in microseconds; 0: never [default: 32]
     #[arg(long, value_name = "MICROSECONDS", requires = "volume")]
     poll_us: Option<u32>,
+
+    /// Refuse the volume unless its header is of this LUKS version
+    #[arg(long, value_name = "VERSION", requires = "volume")]
+    luks: Option<u8>,
+
+    /// Refuse the volume unless its LUKS header has this UUID
+    #[arg(long, value_name = "UUID", requires = "volume")]
+    uuid: Option<String>,
 }
 
 const EXAMPLE: &str = "\
@@ -126,14 +134,16 @@ impl Args {
         let Some(path) = self.config else {
             let single = self.single;
             let uri = self.volume.unwrap_or_default();
+            let socket = single.socket.unwrap_or_default();
             return config::from_flags(
                 flags,
                 VolumeSection {
-                    name: uri.rsplit('/').next().unwrap_or_default().to_owned(),
+                    // Sockets have one name each, where many files are called `volume.img`.
+                    name: socket.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
                     uri,
                     key: single.key,
                     plain: single.plain,
-                    socket: single.socket.unwrap_or_default(),
+                    socket,
                     socket_group: single.socket_group,
                     socket_mode: single.socket_mode,
                     queues: single.queues,
@@ -144,6 +154,8 @@ impl Args {
                     on_error: single.on_error,
                     cipher: single.cipher,
                     poll_us: single.poll_us,
+                    luks: single.luks,
+                    uuid: single.uuid,
                 },
             );
         };
@@ -177,15 +189,23 @@ mod tests {
     }
 
     #[test]
+    fn help_tells_the_defaults_that_apply() {
+        use clap::CommandFactory;
+        let help = Args::command().render_long_help().to_string();
+        let poll_us = sealblk_engine::EngineConfig::POLL_MAX.as_micros();
+        assert!(help.contains(&format!("never [default: {poll_us}]")), "{help}");
+    }
+
+    #[test]
     fn flags_describe_one_volume() {
         let config = config(
-            "--volume /dev/vdb --key file:/k --socket /s --queues 4 --read-only --control /c \
-             --cipher portable --on-error hold --poll-us 0",
+            "--volume /dev/vdb --key file:/k --socket /run/a.sock --queues 4 --read-only --control /c \
+             --cipher portable --on-error hold --poll-us 0 --luks 2",
         )
         .unwrap();
         let volume = &config.volumes[0];
-        assert_eq!((volume.uri.as_str(), volume.name.as_str()), ("/dev/vdb", "vdb"));
-        assert_eq!((volume.queues, volume.read_only), (4, true));
+        assert_eq!((volume.uri.as_str(), volume.name.as_str()), ("/dev/vdb", "a"));
+        assert_eq!((volume.queues, volume.read_only, volume.luks), (4, true, Some(2)));
         assert_eq!((volume.cipher, volume.on_error), (CipherChoice::Portable, OnError::Hold));
         assert_eq!(config.daemon.control.as_deref(), Some("/c".as_ref()));
     }

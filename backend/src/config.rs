@@ -12,7 +12,11 @@ use std::time::Duration;
 
 use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
+use sealblk_volume::Uri;
 use serde::Deserialize;
+
+use crate::in_one_line;
+use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, load};
 
@@ -120,6 +124,10 @@ pub(crate) struct VolumeConfig {
     pub(crate) cipher: CipherChoice,
     /// None: the engine's own.
     pub(crate) poll: Option<Duration>,
+    /// The LUKS version that the header must have; none: 1 or 2.
+    pub(crate) luks: Option<u8>,
+    /// The UUID that it must have; none: any.
+    pub(crate) uuid: Option<String>,
 }
 
 /// A vhost-user socket and who may connect: whoever may has the disk.
@@ -149,6 +157,7 @@ pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
     if uri.is_empty() {
         return Err("`uri` is empty; e.g. `/dev/vdb` or `file:/var/lib/disk.img`".into());
     }
+    Uri::parse(&uri).map_err(|e| format!("`uri`: {e}"))?;
     let protection = match (key, plain) {
         (Some(key), false) => Protection::Key(key.parse().map_err(|e| format!("`key`: {e}"))?),
         (None, true) => Protection::Plain,
@@ -189,6 +198,15 @@ pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
         }
         us => us.map(|us| Duration::from_micros(us.into())),
     };
+    if protection == Protection::Plain && (section.luks.is_some() || section.uuid.is_some()) {
+        return Err("`plain = true` has no LUKS header that `luks` or `uuid` could be about".into());
+    }
+    if let Some(version) = section.luks.filter(|version| !(1..=2).contains(version)) {
+        return Err(format!("`luks` is {version}; LUKS has the versions 1 and 2"));
+    }
+    if let Some(uuid) = section.uuid.as_deref().filter(|uuid| !is_uuid(uuid)) {
+        return Err(format!("`uuid` is {uuid:?}, which is none; `sealblk inspect` shows it"));
+    }
     Ok(VolumeConfig {
         name,
         uri,
@@ -206,7 +224,18 @@ pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
         on_error: section.on_error,
         cipher: section.cipher,
         poll,
+        luks: section.luks,
+        uuid: section.uuid,
     })
+}
+
+/// Whether it is a UUID as text (RFC 9562 section 4).
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
 }
 
 /// The mode as told, else the usual one.
@@ -267,6 +296,42 @@ pub(crate) fn from_flags(
     let config = Config { daemon, volumes };
     conflicts(&config).map_err(|(_, text)| ConfigError(text))?;
     Ok(config)
+}
+
+impl Config {
+    /// Looks up what the configuration names on this host without opening anything: the groups.
+    ///
+    /// # Errors
+    /// One of them doesn't exist.
+    pub(crate) fn check_host(&self) -> Result<(), ConfigError> {
+        let sockets = self
+            .volumes
+            .iter()
+            .map(|volume| (volume.socket.path.as_path(), volume.socket.group.as_deref()));
+        let control = (
+            self.daemon.control.as_deref().unwrap_or(Path::new("")),
+            self.daemon.control_group.as_deref(),
+        );
+        for (path, group) in sockets.chain([control]) {
+            if let Some(group) = group {
+                find_group(path, group).map_err(|e| ConfigError(in_one_line(&e.into())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is possible but hardly meant.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let open = self.volumes.iter().filter(|volume| volume.socket.mode & 0o002 != 0);
+        let warn = |volume: &VolumeConfig| {
+            format!(
+                "volume {:?}: `socket_mode` {:04o} gives the decrypted disk to every user of this \
+                 host; `socket_group` lets in whom you mean",
+                volume.name, volume.socket.mode,
+            )
+        };
+        open.map(warn).collect()
+    }
 }
 
 #[cfg(test)]

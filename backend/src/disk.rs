@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use sealblk_api::{Encryption, VolumeStatus};
 use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
 use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
@@ -20,16 +20,21 @@ use sealblk_volume::{OpenOptions, Volume};
 
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::host::Host;
+use crate::in_one_line;
 use crate::status::View;
 
 /// How long to wait for a volume that somebody holds: the kernel may still be finishing the last
 /// writes of a daemon that was killed a moment ago.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// Limits of one range of a discard or write-zeroes request, 4 GiB less a block, and of ranges in
-/// one: what the kernel's driver sends at most (`MAX_DISCARD_SEGMENTS` is 256).
-const RANGE_SECTORS_MAX: u32 = 8_388_600;
-const RANGES_MAX: u32 = 64;
+/// Limits of one range of a discard, 4 GiB less a block, and of ranges in one: what the kernel's
+/// driver sends at most (`MAX_DISCARD_SEGMENTS` is 256).
+const DISCARD: RangeLimits = RangeLimits { sectors_max: 8_388_600, ranges_max: 64 };
+
+/// Zeroes are written as ciphertext, and their queue does nothing else meanwhile: 4 MiB at a time
+/// keep others' requests from waiting for seconds. The guest's kernel splits what is longer.
+/// A multiple of every block size.
+const WRITE_ZEROES: RangeLimits = RangeLimits { sectors_max: 8192, ranges_max: 1 };
 
 /// Longest data buffer in bytes: the kernel's driver makes longer requests of several.
 const SEGMENT_BYTES_MAX: u32 = 1 << 20;
@@ -56,14 +61,16 @@ impl Opened {
     }
 
     /// Ends the queue threads and makes everything durable that the volume has taken.
-    pub(crate) fn close(self) {
+    ///
+    /// # Errors
+    /// The last flush failed: nobody knows what of the guest's last writes is durable.
+    pub(crate) fn close(self) -> anyhow::Result<()> {
         let Self { host, volume, .. } = self;
         drop(host);
-        if !volume.geometry().read_only
-            && let Err(error) = volume.flush()
-        {
-            tracing::error!(error = %describe(&error), "the last flush failed");
+        if volume.geometry().read_only {
+            return Ok(());
         }
+        volume.flush().map_err(nameless).context("the last flush failed, writes may be lost")
     }
 }
 
@@ -74,7 +81,7 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
     let volume = sealblk_volume::open(&config.uri, &options).map_err(nameless)?;
     let geometry = volume.geometry();
     let unlocked = match &config.protection {
-        Protection::Key(key) => unlock(&volume, key, &config.name, config.cipher.into())?,
+        Protection::Key(key) => unlock(&volume, key, &config)?,
         Protection::Plain => {
             tracing::warn!(
                 disk = config.name,
@@ -133,11 +140,11 @@ struct Unlocked {
 fn unlock(
     volume: &Arc<dyn Volume>,
     key: &KeySource,
-    name: &str,
-    implementation: Implementation,
+    config: &VolumeConfig,
 ) -> anyhow::Result<Unlocked> {
+    let name = config.name.as_str();
     let mut io = Reader(&**volume);
-    let header = Header::load(&mut io, &Policy::default())?;
+    let header = load(&mut io, config)?;
     let fetched = key.fetch()?;
     if let Some(warning) = &fetched.warning {
         tracing::warn!(disk = name, "{warning}");
@@ -158,8 +165,24 @@ fn unlock(
             );
         }
     }
-    let encryption = describe_encryption(&header, &segments, implementation)?;
+    let encryption = describe_encryption(&header, &segments, config.cipher.into())?;
     Ok(Unlocked { segments, encryption })
+}
+
+/// The header, if it is the one that the configuration expects. Storage can answer with an older
+/// or another volume's header, whose passphrase we may know.
+fn load(io: &mut dyn ReadAt, config: &VolumeConfig) -> anyhow::Result<Header> {
+    let allowed = |version| config.luks.is_none_or(|pinned| pinned == version);
+    let header = Header::load(io, &Policy { luks1: allowed(1), luks2: allowed(2) })?;
+    if let Some(pinned) = &config.uuid {
+        let found = header.uuid();
+        ensure!(
+            found.eq_ignore_ascii_case(pinned),
+            "its LUKS header has the UUID {found:?}, and the configuration (`uuid`) wants \
+             {pinned:?}: it is another volume, or somebody replaced its header",
+        );
+    }
+    Ok(header)
 }
 
 /// What `status` and the log say about the cipher of the first segment; all have the same.
@@ -213,6 +236,15 @@ fn profile(
     segments: &[SegmentSpec],
     serial: &str,
 ) -> anyhow::Result<DiskProfile> {
+    for (index, segment) in segments.iter().enumerate() {
+        let offset_bytes = u128::from(segment.volume_start) * u128::from(SECTOR_BYTES);
+        ensure!(
+            offset_bytes % u128::from(geometry.block_bytes) == 0,
+            "segment {index} lies at offset {offset_bytes}, which is no multiple of the volume's \
+             blocks of {} bytes: such a volume can only be served from a device with smaller blocks",
+            geometry.block_bytes,
+        );
+    }
     let encryption_sector = segments.iter().map(|s| s.sector_bytes).max().unwrap_or(512);
     let block_bytes = encryption_sector.max(geometry.block_bytes);
     let block_sectors = u64::from(block_bytes) / SECTOR_BYTES;
@@ -220,7 +252,6 @@ fn profile(
     if capacity_sectors == 0 {
         bail!("the volume has no room for data behind its header");
     }
-    let limits = RangeLimits { sectors_max: RANGE_SECTORS_MAX, ranges_max: RANGES_MAX };
     let may_discard = config.discard && geometry.discard;
     if config.discard && !geometry.discard {
         tracing::warn!(disk = config.name, "the volume cannot discard, so `discard` has no effect");
@@ -238,10 +269,10 @@ fn profile(
         seg_max: u32::from(config.queue_size) - 2,
         size_max_bytes: SEGMENT_BYTES_MAX,
         read_only: geometry.read_only,
-        discard: may_discard.then_some(limits),
+        discard: may_discard.then_some(DISCARD),
         discard_alignment_sectors: (geometry.physical_block_bytes.max(block_bytes)
             / SECTOR_BYTES as u32),
-        write_zeroes: Some(limits),
+        write_zeroes: Some(WRITE_ZEROES),
         // Discarded ciphertext does not read back as plaintext zeroes.
         write_zeroes_may_unmap: false,
         serial: serial_bytes,
@@ -275,15 +306,8 @@ fn nameless(error: VolumeError) -> anyhow::Error {
     }
 }
 
-/// An error and what is behind it, on one line.
-fn describe(error: &VolumeError) -> String {
-    match &error.source {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
-/// A volume as `sealblk-luks` reads it.
+/// A volume as `sealblk-luks` reads it. (The same as in `crates/cli`; it has no other home, as
+/// volumes don't know LUKS.)
 struct Reader<'a>(&'a dyn Volume);
 
 impl ReadAt for Reader<'_> {
@@ -292,10 +316,15 @@ impl ReadAt for Reader<'_> {
         if end.is_none_or(|end| end > self.size_bytes()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(describe(&error)))
+        self.0
+            .read_at(offset_bytes, buf)
+            .map_err(|error| io::Error::other(in_one_line(&error.into())))
     }
 
     fn size_bytes(&self) -> u64 {
         self.0.geometry().size_bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
     if let Err(error) = sealblk_secret::harden_process() {
+        let error = in_one_line(&error.into());
         return complain(&format!("cannot keep keys out of core dumps: {error}"), 1);
     }
     socket::private_umask();
@@ -36,11 +37,15 @@ fn main() -> ExitCode {
     let check = args.check;
     let config = match args.into_config().and_then(|config| {
         log::init(&config.daemon)?;
+        config.check_host()?;
         Ok(config)
     }) {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), EXIT_CONFIG),
     };
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     if check {
         tracing::info!(volumes = config.volumes.len(), "the configuration is valid");
         return ExitCode::SUCCESS;
@@ -56,7 +61,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes, without those that the text before has named already.
+/// An error and its causes, without those that the text before has named already. (The same as in
+/// `crates/cli`.)
 fn in_one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {

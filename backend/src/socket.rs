@@ -15,16 +15,21 @@ use rustix::fs::{Mode, OFlags};
 
 /// A socket could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("socket {}: {what}: {source}", path.display())]
+#[error("socket {}: {what}", path.display())]
 pub(crate) struct SocketError {
     path: PathBuf,
     what: String,
-    source: io::Error,
+    source: Option<io::Error>,
 }
 
 impl SocketError {
-    pub(crate) fn new(path: &Path, what: impl Into<String>, source: io::Error) -> Self {
-        Self { path: path.to_owned(), what: what.into(), source }
+    /// An error with the system's own, if there is one, as its source and not in its text.
+    pub(crate) fn new(
+        path: &Path,
+        what: impl Into<String>,
+        source: impl Into<Option<io::Error>>,
+    ) -> Self {
+        Self { path: path.to_owned(), what: what.into(), source: source.into() }
     }
 }
 
@@ -99,12 +104,12 @@ pub(crate) fn bind(
 /// Removes what a killed daemon left. Anything but a socket that nobody answers stays.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    let refuse = |what: &str, kind| Err(SocketError::new(path, what, io::Error::from(kind)));
+    let refuse = |what: &str| Err(SocketError::new(path, what, None));
     if !found.file_type().is_socket() {
-        return refuse("something else has this name; remove it", io::ErrorKind::AlreadyExists);
+        return refuse("something else has this name; remove it");
     }
     match UnixStream::connect(path) {
-        Ok(_) => refuse("another process serves it", io::ErrorKind::AddrInUse),
+        Ok(_) => refuse("another process serves it"),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
             .map_err(|e| SocketError::new(path, "cannot remove the old one", e)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -121,9 +126,11 @@ pub(crate) fn find_group(path: &Path, name: &str) -> Result<u32, SocketError> {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
         Ok(None) => {
             let what = format!("there is no group {name:?}");
-            Err(SocketError::new(path, what, io::ErrorKind::NotFound.into()))
+            Err(SocketError::new(path, what, None))
         }
-        Err(e) => Err(SocketError::new(path, format!("looking for group {name:?}"), e.into())),
+        Err(e) => {
+            Err(SocketError::new(path, format!("looking for group {name:?}"), io::Error::from(e)))
+        }
     }
 }
 

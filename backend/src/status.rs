@@ -75,17 +75,42 @@ fn queue_status(index: usize, running: bool, counts: &QueueCounts) -> QueueStatu
         // Queues are counted in 16 bits.
         index: index as u16,
         running,
+        broken: counts.broken != 0,
         requests: Requests {
             read: counts.reads,
             write: counts.writes,
             flush: counts.flushes,
             discard: counts.discards,
-            ..Requests::default()
         },
         read_bytes: counts.read_bytes,
         written_bytes: counts.written_bytes,
-        errors: Errors { volume: counts.volume_errors, guest: counts.refused, ..Errors::default() },
+        errors: Errors { volume: counts.volume_errors, guest: counts.refused },
         inflight: counts.in_flight,
         replayed: counts.replayed,
+        held: counts.held,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_shows_what_it_counted() {
+        let counts = QueueCounts {
+            reads: 1,
+            writes: 2,
+            flushes: 3,
+            discards: 4,
+            volume_errors: 5,
+            refused: 6,
+            held: 7,
+            broken: 1,
+            ..QueueCounts::default()
+        };
+        let status = queue_status(9, true, &counts);
+        assert_eq!(status.requests, Requests { read: 1, write: 2, flush: 3, discard: 4 });
+        assert_eq!(status.errors, Errors { volume: 5, guest: 6 });
+        assert_eq!((status.index, status.held, status.broken), (9, 7, true));
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct VolumeSection {
     #[serde(default)]
     pub(crate) cipher: CipherChoice,
     pub(crate) poll_us: Option<u32>,
+    pub(crate) luks: Option<u8>,
+    pub(crate) uuid: Option<String>,
 }
 
 /// Reads and checks a configuration file.

@@ -66,6 +66,8 @@ fn every_field_is_understood() {
         key = "file:key"
         socket = "/run/sealblk/other.sock"
         socket_mode = "0666"
+        luks = 1
+        uuid = "9ba0d8ce-5d5a-4a9e-9a3c-0123456789AB"
         "#,
     );
     let volume = &config.volumes[0];
@@ -73,7 +75,10 @@ fn every_field_is_understood() {
     assert_eq!((volume.socket.group.as_deref(), volume.socket.mode), (Some("kvm"), 0o660));
     assert_eq!((volume.on_error, volume.cipher), (OnError::Hold, CipherChoice::AwsLc));
     assert_eq!(volume.poll, Some(Duration::ZERO));
-    assert_eq!(config.volumes[1].socket.mode, 0o666);
+    assert_eq!((config.volumes[1].socket.mode, config.volumes[1].luks), (0o666, Some(1)));
+    assert!(config.volumes[1].uuid.as_deref().unwrap().ends_with("AB"));
+    assert_eq!(config.warnings().len(), 1);
+    assert!(config.warnings()[0].contains("\"other\""));
     assert_eq!(config.daemon.log_format, LogFormat::Json);
 }
 
@@ -115,6 +120,8 @@ fn values_out_of_range_name_the_volume_and_the_section_s_line() {
         ("serial = \"a b\"", "ASCII"),
         ("poll_us = 10001", "10000"),
         ("plain = true", "exclude"),
+        ("luks = 3", "versions 1 and 2"),
+        ("uuid = \"9ba0d8ce\"", "sealblk inspect"),
         ("socket_mode = \"rw\"", "octal"),
         ("socket_mode = \"0060\"", "octal"),
     ] {
@@ -131,6 +138,22 @@ fn a_volume_without_a_key_is_refused_unless_it_says_plain() {
     assert_eq!(good(&format!("{keyless}plain = true")).volumes[0].protection, Protection::Plain);
     let error = bad(&MINIMAL.replace("file:/etc", "vault:/etc"));
     assert!(error.contains("`vault:`"), "{error}");
+}
+
+#[test]
+fn an_unencrypted_volume_has_no_header_to_pin() {
+    let plain = MINIMAL.replace("key = \"file:/etc/sealblk/vda.key\"", "plain = true");
+    for pin in ["luks = 2", "uuid = \"9ba0d8ce-5d5a-4a9e-9a3c-0123456789ab\""] {
+        assert!(bad(&format!("{plain}{pin}")).contains("no LUKS header"));
+    }
+}
+
+#[test]
+fn a_volume_of_an_unknown_kind_is_refused() {
+    for (uri, hint) in [("/srv/x.img", "file:/PATH"), ("rbd:a/b", "no such driver")] {
+        let error = bad(&MINIMAL.replace("file:/var/lib/vda.img", uri));
+        assert!(error.starts_with("c.toml:2: ") && error.contains(hint), "{error}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since it was ready.
     pub uptime_seconds: u64,
-    /// How keys lie in memory, e.g. `memfd_secret` or `locked`.
+    /// How keys lie in memory: `memfd_secret`, `mlock`, or `not locked (WHY)`.
     pub secret_protection: String,
     /// Every volume, in the order of the configuration.
     pub volumes: Vec<VolumeStatus>,
@@ -127,7 +127,9 @@ pub struct QueueStatus {
     pub index: u16,
     /// Started by the front-end.
     pub running: bool,
-    /// Requests completed, whatever their outcome.
+    /// The guest broke the ring; the queue takes no requests until it is started anew.
+    pub broken: bool,
+    /// Requests completed without an error.
     pub requests: Requests,
     /// Bytes that reads gave to the guest.
     pub read_bytes: u64,
@@ -139,6 +141,8 @@ pub struct QueueStatus {
     pub inflight: u64,
     /// Requests found in the in-flight region and done again after a restart.
     pub replayed: u64,
+    /// I/Os that the volume failed and that were kept to be tried again (`on_error = "hold"`).
+    pub held: u64,
 }
 
 /// Completed requests by kind.
@@ -147,22 +151,18 @@ pub struct QueueStatus {
 pub struct Requests {
     /// `VIRTIO_BLK_T_IN`
     pub read: u64,
-    /// `VIRTIO_BLK_T_OUT`
+    /// `VIRTIO_BLK_T_OUT` and `VIRTIO_BLK_T_WRITE_ZEROES`
     pub write: u64,
     /// `VIRTIO_BLK_T_FLUSH`
     pub flush: u64,
     /// `VIRTIO_BLK_T_DISCARD`
     pub discard: u64,
-    /// `VIRTIO_BLK_T_WRITE_ZEROES`
-    pub write_zeroes: u64,
-    /// Anything else, `GET_ID` among them.
-    pub other: u64,
 }
 
 impl Requests {
     /// All kinds together.
     pub const fn total(&self) -> u64 {
-        self.read + self.write + self.flush + self.discard + self.write_zeroes + self.other
+        self.read + self.write + self.flush + self.discard
     }
 }
 
@@ -172,16 +172,15 @@ impl Requests {
 pub struct Errors {
     /// The volume failed.
     pub volume: u64,
-    /// The guest asked for what can't be: past the end, misaligned, a broken descriptor chain.
+    /// The guest asked for what can't be (past the end, misaligned, a broken descriptor chain) or
+    /// for what the disk doesn't offer.
     pub guest: u64,
-    /// A request type that the disk doesn't offer.
-    pub unsupported: u64,
 }
 
 impl Errors {
     /// All kinds together.
     pub const fn total(&self) -> u64 {
-        self.volume + self.guest + self.unsupported
+        self.volume + self.guest
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum Command {
     /// Add or remove a passphrase
     #[command(subcommand)]
     Key(Key),
-    /// Rewrite a damaged header copy from the good one
+    /// Rewrite a damaged header copy from the good one. The volume must not be served meanwhile
     Repair(Repair),
     /// Show what a running daemon serves
     Status(Status),
@@ -71,6 +71,10 @@ pub(crate) struct Format {
     /// How the passphrase is stretched
     #[arg(long, value_enum, value_name = "KDF", default_value_t)]
     pub(crate) kdf: Kdf,
+
+    /// Iterations of pbkdf2 [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    pub(crate) iterations: Option<u32>,
 
     /// A name in the header, shown by blkid and cryptsetup
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -120,7 +124,7 @@ pub(crate) struct Inspect {
 pub(crate) enum Key {
     /// Let another passphrase open the volume
     Add(KeyAdd),
-    /// Take the right to open the volume from a passphrase
+    /// Remove a passphrase: its keyslot is wiped
     Remove(KeyRemove),
 }
 
@@ -142,9 +146,13 @@ pub(crate) struct KeyAdd {
     #[arg(long, value_name = "N")]
     pub(crate) slot: Option<u32>,
 
-    /// How the new passphrase is stretched
-    #[arg(long, value_enum, value_name = "KDF", default_value_t)]
-    pub(crate) kdf: Kdf,
+    /// How the new passphrase is stretched [default: argon2id; pbkdf2 for LUKS1, which has no other]
+    #[arg(long, value_enum, value_name = "KDF")]
+    pub(crate) kdf: Option<Kdf>,
+
+    /// Iterations of pbkdf2 [default: 1000; 2000000 for LUKS1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    pub(crate) iterations: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -153,25 +161,22 @@ pub(crate) struct KeyRemove {
     #[arg(long, value_name = "URI")]
     pub(crate) volume: String,
 
-    #[command(flatten)]
-    pub(crate) which: Which,
+    /// A passphrase. Alone: all keyslots that it opens are removed. With --slot: proof that the
+    /// volume still opens, so it must be one of a keyslot that remains
+    #[arg(long, value_name = "SOURCE", required_unless_present = "unproven")]
+    pub(crate) key: Option<KeySource>,
+
+    /// The keyslot to remove, whatever its passphrase
+    #[arg(long, value_name = "N", required_unless_present = "key")]
+    pub(crate) slot: Option<u32>,
+
+    /// With --slot, in place of --key: nobody needs to show a passphrase that still opens
+    #[arg(long, requires = "slot", conflicts_with = "key")]
+    pub(crate) unproven: bool,
 
     /// Don't ask
     #[arg(long)]
     pub(crate) yes: bool,
-}
-
-/// The keyslot to remove.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct Which {
-    /// The keyslot
-    #[arg(long, value_name = "N")]
-    pub(crate) slot: Option<u32>,
-
-    /// The keyslot that this passphrase opens
-    #[arg(long, value_name = "SOURCE")]
-    pub(crate) key: Option<KeySource>,
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +184,10 @@ pub(crate) struct Repair {
     /// The volume
     #[arg(long, value_name = "URI")]
     pub(crate) volume: String,
+
+    /// Go on although something else's signature lies where a header copy was, and destroy it
+    #[arg(long)]
+    pub(crate) overwrite_signature: bool,
 
     /// Don't ask
     #[arg(long)]
@@ -208,12 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn one_keyslot_is_removed_by_number_or_by_passphrase() {
+    fn a_keyslot_is_removed_by_passphrase_or_by_number_with_a_proof() {
         let parse = |args: &str| {
             let line = format!("sealblk key remove --volume /dev/vdb {args}");
-            Cli::try_parse_from(line.split_whitespace()).map(|_| ())
+            Cli::try_parse_from(line.split_whitespace()).is_ok()
         };
-        assert!(parse("--slot 1").is_ok() && parse("--key file:/k").is_ok());
-        assert!(parse("").is_err() && parse("--slot 1 --key file:/k").is_err());
+        for good in ["--key file:/k", "--slot 1 --key file:/k", "--slot 1 --unproven"] {
+            assert!(parse(good), "{good}");
+        }
+        let both = "--slot 1 --key file:/k --unproven";
+        for bad in ["", "--slot 1", "--unproven", "--key file:/k --unproven", both] {
+            assert!(!parse(bad), "{bad}");
+        }
     }
 }

@@ -29,8 +29,9 @@ impl Failure {
     }
 }
 
-/// An error and its causes, without those that the text before has named already.
-fn in_one_line(error: &anyhow::Error) -> String {
+/// An error and its causes, without those that the text before has named already. (The same as in
+/// `backend`.)
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {

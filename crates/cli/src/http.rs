@@ -1,12 +1,12 @@
 //! HTTP over a Unix socket: a transport for ureq, which does the rest.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use sealblk_api::Refusal;
 use serde::de::DeserializeOwned;
 use ureq::config::Config;
@@ -26,14 +26,33 @@ pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Res
         Config::builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
     let agent = Agent::with_parts(config, Unix(socket.to_owned()), NoAddress);
     let what = || format!("control socket {}", socket.display());
-    let mut answer = agent.get(format!("http://sealblkd{path}")).call().with_context(what)?;
+    let mut answer =
+        agent.get(format!("http://sealblkd{path}")).call().map_err(advise).with_context(what)?;
     if !answer.status().is_success() {
         let status = answer.status();
         let refusal = answer.body_mut().read_json::<Refusal>();
         let why = refusal.map_or_else(|_| status.to_string(), |refusal| refusal.error);
-        return Err(anyhow::anyhow!(why).context(what()));
+        return Err(anyhow!(why).context(what()));
     }
     answer.body_mut().read_json().context("the daemon's answer makes no sense").with_context(what)
+}
+
+/// What to do about a socket that can't be connected to.
+fn advise(error: Error) -> anyhow::Error {
+    let Error::Io(error) = error else { return error.into() };
+    let advice = match error.kind() {
+        ErrorKind::NotFound => {
+            "does the daemon run, and does its configuration give this path as `control`?"
+        }
+        ErrorKind::ConnectionRefused => {
+            "no daemon listens there: it has ended, or this is not its control socket"
+        }
+        ErrorKind::PermissionDenied => {
+            "only root, the daemon's own user and members of its `control_group` may ask"
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{error}; {advice}")
 }
 
 /// Connects to one path, whatever the URL says.

@@ -11,7 +11,7 @@ use sealblk_luks::{Plan, ReadAt, Step};
 use sealblk_volume::{OpenOptions, Uri, Volume};
 
 use crate::console::Console;
-use crate::failure::Failure;
+use crate::failure::{Failure, in_one_line};
 use crate::header_lock::HeaderLock;
 
 /// A volume that nobody else uses, with cryptsetup's lock on its header.
@@ -45,13 +45,14 @@ impl Target {
 
     /// For `sealblk-luks` to read through.
     pub(crate) fn reader(&self) -> impl ReadAt {
-        Reader(self.volume.clone())
+        Reader(&*self.volume)
     }
 
-    /// Zeroes a range.
+    /// Zeroes a range and makes that durable.
     pub(crate) fn wipe(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), VolumeError> {
         let zeroes = vec![0; usize::try_from(len_bytes).unwrap_or(usize::MAX)];
-        self.volume.write_at(offset_bytes, &zeroes)
+        self.volume.write_at(offset_bytes, &zeroes)?;
+        self.volume.flush()
     }
 
     /// Carries out a plan, step by step, and makes it durable. The first error ends it: a plan
@@ -67,17 +68,19 @@ impl Target {
     }
 }
 
-struct Reader(Arc<dyn Volume>);
+/// A volume as `sealblk-luks` reads it. (The same as in `backend`; it has no other home, as volumes
+/// don't know LUKS.)
+struct Reader<'a>(&'a dyn Volume);
 
-impl ReadAt for Reader {
+impl ReadAt for Reader<'_> {
     fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
-        let past_end = offset_bytes
-            .checked_add(buf.len() as u64)
-            .is_none_or(|end| end > self.0.geometry().size_bytes);
-        if past_end {
+        let end = offset_bytes.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.size_bytes()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.0.read_at(offset_bytes, buf).map_err(io::Error::other)
+        self.0
+            .read_at(offset_bytes, buf)
+            .map_err(|error| io::Error::other(in_one_line(&error.into())))
     }
 
     fn size_bytes(&self) -> u64 {

@@ -140,13 +140,132 @@ fn keys_are_added_and_removed_and_the_last_stays() {
     assert!(opens(&image, &first) && opens(&image, &second));
 
     let remove = ["key", "remove", "--volume", &volume];
-    let (code, _) = fail(&[&remove[..], &["--slot", "0"]].concat());
+    let (code, _) = fail(&[&remove[..], &["--key", &first]].concat());
     assert_eq!(code, 3, "nobody was there to confirm");
-    succeed(&[&remove[..], &["--key", &first, "--yes"]].concat());
+    let said = succeed(&[&remove[..], &["--key", &first, "--yes"]].concat());
+    assert!(said.contains("remains: keyslot 3"), "{said}");
     assert!(!opens(&image, &first) && opens(&image, &second));
-    let (code, why) = fail(&[&remove[..], &["--slot", "3", "--yes"]].concat());
-    assert!(code == 3 && why.contains("last"), "{why}");
+    for which in [&["--slot", "3", "--unproven"][..], &["--key", &second]] {
+        let (code, why) = fail(&[&remove[..], which, &["--yes"]].concat());
+        assert!(code == 3 && why.contains("last"), "{why}");
+    }
     assert!(opens(&image, &second));
+}
+
+#[test]
+fn a_removed_passphrase_opens_nothing_even_if_it_had_several_keyslots() {
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.key("1", b"first"), scratch.key("2", b"second"));
+    let volume = scratch.formatted(&first);
+    let image = scratch.path("disk.img");
+    let add = ["key", "add", "--volume", &volume, "--kdf", "pbkdf2", "--key", &first];
+    let remove = ["key", "remove", "--volume", &volume, "--yes", "--key", &first];
+    succeed(&[&add[..], &["--new-key", &first, "--slot", "2"]].concat());
+    let (code, why) = fail(&remove);
+    assert!(code == 3 && why.contains("keyslots 0, 2") && opens(&image, &first), "{why}");
+    succeed(&[&add[..], &["--new-key", &second, "--slot", "1"]].concat());
+    let said = succeed(&remove);
+    for words in ["keyslot 0 is removed", "keyslot 2 is removed", "remains: keyslot 1"] {
+        assert!(said.contains(words), "{words} is not in {said}");
+    }
+    assert!(!opens(&image, &first) && opens(&image, &second));
+}
+
+#[test]
+fn a_keyslot_is_removed_by_number_only_if_another_is_shown_to_open() {
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.key("1", b"first"), scratch.key("2", b"second"));
+    let volume = scratch.formatted(&first);
+    let image = scratch.path("disk.img");
+    for slot in ["1", "2"] {
+        succeed(&[
+            "key",
+            "add",
+            "--volume",
+            &volume,
+            "--kdf",
+            "pbkdf2",
+            "--key",
+            &first,
+            "--new-key",
+            &second,
+            "--slot",
+            slot,
+        ]);
+    }
+    let remove = ["key", "remove", "--volume", &volume, "--yes", "--slot"];
+    assert_eq!(fail(&[&remove[..], &["0"]].concat()).0, 2);
+    let (code, why) = fail(&[&remove[..], &["0", "--key", &first]].concat());
+    assert!(code == 3 && why.contains("--unproven") && opens(&image, &first), "{why}");
+    let wrong = scratch.key("3", b"wrong");
+    let (code, why) = fail(&[&remove[..], &["0", "--key", &wrong]].concat());
+    assert!(code == 1 && why.contains("no keyslot opens"), "{why}");
+    let (code, why) = fail(&[&remove[..], &["7", "--key", &second]].concat());
+    assert!(code == 1 && why.contains("no keyslot 7"), "{why}");
+    succeed(&[&remove[..], &["0", "--key", &second]].concat());
+    assert!(!opens(&image, &first) && opens(&image, &second));
+    succeed(&[&remove[..], &["2", "--unproven"]].concat());
+    assert!(opens(&image, &second));
+}
+
+#[test]
+fn keys_of_a_luks1_volume_are_added_and_removed() {
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.key("1", b"first"), scratch.key("2", b"second"));
+    let image = scratch.path("disk.img");
+    fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    let key_file = first.strip_prefix("file:").unwrap();
+    let options = ["--pbkdf-force-iterations", "1000", "--key-file", key_file];
+    let format = [&["luksFormat", "-q", "--type", "luks1", "-s", "512"][..], &options].concat();
+    assert!(cryptsetup(&format, &image).status.success());
+
+    let volume = scratch.volume();
+    let add = ["key", "add", "--volume", &volume, "--key", &first, "--new-key", &second];
+    let (code, why) = fail(&[&add[..], &["--kdf", "argon2id"]].concat());
+    assert!(code == 1 && why.contains("pbkdf2"), "{why}");
+    succeed(&[&add[..], &["--iterations", "2345"]].concat());
+    let dump = String::from_utf8(cryptsetup(&["luksDump"], &image).stdout).unwrap();
+    assert!(dump.contains("2345"), "{dump}");
+    succeed(&["key", "remove", "--volume", &volume, "--key", &first, "--yes"]);
+    assert!(!opens(&image, &first) && opens(&image, &second));
+}
+
+#[test]
+fn pbkdf2_is_as_slow_as_it_is_told_to_be() {
+    let scratch = Scratch::new();
+    let key = scratch.key("key", b"secret");
+    let volume = scratch.volume();
+    let format = ["format", "--volume", &volume, "--key", &key, "--size", "4M"];
+    let (code, why) = fail(&[&format[..], &["--iterations", "5000"]].concat());
+    assert!(code == 1 && why.contains("--kdf pbkdf2"), "{why}");
+    succeed(&[&format[..], &["--kdf", "pbkdf2", "--iterations", "5000"]].concat());
+    let text = succeed(&["inspect", "--volume", &volume]);
+    assert!(text.contains("5000"), "{text}");
+    assert_eq!(fail(&[&format[..], &["--kdf", "pbkdf2", "--iterations", "999"]].concat()).0, 2);
+}
+
+#[test]
+fn format_wipes_what_lies_at_the_volume_s_end() {
+    let scratch = Scratch::new();
+    let key = scratch.key("key", b"secret");
+    let image = scratch.path("disk.img");
+    let file = fs::File::create(&image).unwrap();
+    file.set_len(20 << 20).unwrap();
+    file.write_all_at(b"EFI PART", (20 << 20) - 512).unwrap();
+    succeed(&[
+        "format",
+        "--volume",
+        &scratch.volume(),
+        "--key",
+        &key,
+        "--kdf",
+        "pbkdf2",
+        "--yes",
+        "--overwrite-signature",
+    ]);
+    let content = fs::read(&image).unwrap();
+    assert!(content[content.len() - 512..].iter().all(|&byte| byte == 0));
+    assert!(opens(&image, &key));
 }
 
 #[test]
@@ -181,6 +300,20 @@ fn inspect_tells_the_same_to_people_and_programs() {
 }
 
 #[test]
+fn inspect_does_not_promise_what_the_daemon_would_not_do() {
+    let scratch = Scratch::new();
+    let volume = scratch.formatted(&scratch.key("key", b"secret"));
+    let image = fs::OpenOptions::new().write(true).open(scratch.path("disk.img")).unwrap();
+    image.set_len(16 << 20).unwrap();
+    let text = succeed(&["inspect", "--volume", &volume]);
+    assert!(text.contains("REFUSES") && !text.contains("sealblkd serves"), "{text}");
+    let json = succeed(&["inspect", "--volume", &volume, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["refusals"], serde_json::json!([]));
+    assert_eq!(json["obstacles"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_damaged_copy_is_shown_and_repaired() {
     let scratch = Scratch::new();
     let key = scratch.key("key", b"secret");
@@ -196,6 +329,25 @@ fn a_damaged_copy_is_shown_and_repaired() {
     let (code, _) = fail(&["repair", "--volume", &volume]);
     assert_eq!(code, 3, "nobody was there to confirm");
     succeed(&["repair", "--volume", &volume, "--yes"]);
+    assert!(!succeed(&["inspect", "--volume", &volume]).contains("DAMAGED"));
+    assert!(opens(&image, &key));
+}
+
+#[test]
+fn repair_destroys_another_s_signature_only_if_told() {
+    let scratch = Scratch::new();
+    let key = scratch.key("key", b"secret");
+    let volume = scratch.formatted(&key);
+    let image = scratch.path("disk.img");
+    // A bootable partition table's first sector, in place of the primary header.
+    let mut mbr = [0; 4096];
+    mbr[446..462].copy_from_slice(&[0x80, 0, 2, 0, 0x83, 1, 1, 1, 0, 8, 0, 0, 0, 16, 0, 0]);
+    mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::OpenOptions::new().write(true).open(&image).unwrap().write_all_at(&mbr, 0).unwrap();
+    let (code, why) = fail(&["repair", "--volume", &volume, "--yes"]);
+    assert!(code == 3 && why.contains("--overwrite-signature"), "{code}: {why}");
+    assert_eq!(fs::read(&image).unwrap()[..4096], mbr);
+    succeed(&["repair", "--volume", &volume, "--yes", "--overwrite-signature"]);
     assert!(!succeed(&["inspect", "--volume", &volume]).contains("DAMAGED"));
     assert!(opens(&image, &key));
 }
@@ -231,6 +383,10 @@ fn a_daemon_that_is_not_there_is_named() {
     let path = scratch.path("control.sock");
     let (code, why) = fail(&["status", "--control", path.to_str().unwrap()]);
     assert!(code == 1 && why.contains("control.sock") && why.contains("No such file"), "{why}");
+    assert!(why.contains("does the daemon run") && why.matches("os error").count() == 1, "{why}");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let (code, why) = fail(&["status", "--control", path.to_str().unwrap()]);
+    assert!(code == 1 && why.contains("no daemon listens there"), "{why}");
 }
 
 #[test]

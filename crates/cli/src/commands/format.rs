@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use sealblk_cipher::Algorithm;
@@ -31,6 +31,7 @@ const SIZE_UNIT: u64 = 4096;
 pub(crate) fn run(args: &args::Format, console: &mut Console<'_>) -> Result<(), Failure> {
     let fetched = keyfile::fetch(&args.key, console)?;
     let sector_bytes = args.sector_size.parse().context("--sector-size")?;
+    let kdf = slot_kdf(args.kdf, args.iterations)?;
     let mut made = make_file(args)?;
     let target = Target::open(&args.volume, console)?;
     if target.block_bytes() > sector_bytes {
@@ -48,20 +49,22 @@ pub(crate) fn run(args: &args::Format, console: &mut Console<'_>) -> Result<(), 
         volume_bytes: target.size_bytes(),
         algorithm: algorithm(args.cipher),
         sector_bytes,
-        kdf: slot_kdf(args.kdf),
+        kdf,
         label: args.label.clone(),
         subsystem: String::new(),
         token: None,
     };
     let plan = sealblk_luks::format(&params, &fetched.passphrase, &mut random)
         .with_context(|| args.volume.clone())?;
-    if made.is_none() {
-        let tail = target.size_bytes().saturating_sub(HEADER_BYTES).min(TAIL_BYTES);
-        target.wipe(target.size_bytes() - tail, tail)?;
-    }
     target.execute(plan)?;
-    if let Some(file) = &mut made {
-        file.keep = true;
+    match &mut made {
+        Some(file) => file.keep()?,
+        // Not before the header is durable: a crash must not leave the old content without its
+        // backup partition table and the like.
+        None => {
+            let tail = target.size_bytes().saturating_sub(HEADER_BYTES).min(TAIL_BYTES);
+            target.wipe(target.size_bytes() - tail, tail)?;
+        }
     }
     report(args, &target, console)
 }
@@ -100,6 +103,20 @@ struct MadeFile {
     keep: bool,
 }
 
+impl MadeFile {
+    /// Keeps it, and sees to it that it is there after a crash: its data, its size and its name.
+    fn keep(&mut self) -> anyhow::Result<()> {
+        let sync = |path: &Path| {
+            let what = || format!("making {} durable", path.display());
+            File::open(path).and_then(|file| file.sync_all()).with_context(what)
+        };
+        sync(&self.path)?;
+        sync(self.path.parent().unwrap_or(Path::new("/")))?;
+        self.keep = true;
+        Ok(())
+    }
+}
+
 impl Drop for MadeFile {
     fn drop(&mut self) {
         if !self.keep {
@@ -135,12 +152,15 @@ fn algorithm(cipher: Cipher) -> Algorithm {
 }
 
 /// Costs of a new keyslot. Argon2id: 64 MiB as RFC 9106 section 4 recommends where memory counts,
-/// and twice its passes; a daemon may have many volumes to unlock at its start. PBKDF2: the least
-/// that cryptsetup accepts, as a random secret needs no stretching.
-pub(super) fn slot_kdf(kdf: Kdf) -> SlotKdf {
-    match kdf {
-        Kdf::Argon2id => SlotKdf::Argon2id { passes: 6, memory_kib: 64 << 10, lanes: 4 },
-        Kdf::Pbkdf2 => SlotKdf::Pbkdf2Sha256 { iterations: 1000 },
+/// and twice its passes; a daemon may have many volumes to unlock at its start. PBKDF2, unless told:
+/// the least that cryptsetup accepts, as a random secret needs no stretching.
+pub(super) fn slot_kdf(kdf: Kdf, iterations: Option<u32>) -> anyhow::Result<SlotKdf> {
+    match (kdf, iterations) {
+        (Kdf::Argon2id, None) => {
+            Ok(SlotKdf::Argon2id { passes: 6, memory_kib: 64 << 10, lanes: 4 })
+        }
+        (Kdf::Argon2id, Some(_)) => Err(anyhow!("--iterations is for --kdf pbkdf2")),
+        (Kdf::Pbkdf2, n) => Ok(SlotKdf::Pbkdf2Sha256 { iterations: n.unwrap_or(1000) }),
     }
 }
 

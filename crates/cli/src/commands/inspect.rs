@@ -18,6 +18,9 @@ struct Inspection<'a> {
     size_bytes: u64,
     #[serde(flatten)]
     header: &'a Report,
+    /// Why a daemon would not serve it: the header's refusals, and what is wrong with header and
+    /// volume together.
+    obstacles: Vec<String>,
 }
 
 pub(crate) fn run(args: &args::Inspect, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -28,6 +31,7 @@ pub(crate) fn run(args: &args::Inspect, console: &mut Console<'_>) -> Result<(),
         volume: &args.volume,
         size_bytes: volume.size_bytes(),
         header: &header.report(),
+        obstacles: header.obstacles(volume.size_bytes()),
     };
     if args.json {
         let json = serde_json::to_string_pretty(&inspection)?;
@@ -71,12 +75,12 @@ fn render(inspection: &Inspection<'_>) -> String {
         let slots = list(&token.keyslots);
         text.push_str(&format!("token {}: {}, keyslots {slots}{id}\n", token.id, token.kind));
     }
-    if report.refusals.is_empty() {
+    if inspection.obstacles.is_empty() {
         text.push_str("\nsealblkd serves this volume\n");
     } else {
         text.push_str("\nsealblkd REFUSES this volume:\n");
-        for refusal in &report.refusals {
-            text.push_str(&format!("  {refusal}\n"));
+        for obstacle in &inspection.obstacles {
+            text.push_str(&format!("  {obstacle}\n"));
         }
     }
     text

@@ -5,12 +5,15 @@ use sealblk_keys::Fetched;
 use sealblk_luks::{Header, KdfLimits, LuksError, NewKeyslot, Policy, Unlocked};
 
 use super::format::slot_kdf;
-use crate::args;
+use crate::args::{self, Kdf};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::keyfile;
 use crate::random::random;
 use crate::target::Target;
+
+/// PBKDF2 iterations of a new LUKS1 keyslot: some seconds of one core.
+const LUKS1_ITERATIONS: u32 = 2_000_000;
 
 pub(crate) fn add(args: &args::KeyAdd, console: &mut Console<'_>) -> Result<(), Failure> {
     let (current, new) =
@@ -18,7 +21,13 @@ pub(crate) fn add(args: &args::KeyAdd, console: &mut Console<'_>) -> Result<(), 
     let target = Target::open(&args.volume, console)?;
     let header = load(&args.volume, &target)?;
     let unlocked = unlock(&args.volume, &target, &header, &current)?;
-    let keyslot = NewKeyslot { slot: args.slot, kdf: slot_kdf(args.kdf), ..Default::default() };
+    let (kdf, iterations) = match (header.version(), args.kdf) {
+        // LUKS1 has no Argon2, so its passphrases need what PBKDF2 can do against guessing.
+        (1, None | Some(Kdf::Pbkdf2)) => (Kdf::Pbkdf2, args.iterations.or(Some(LUKS1_ITERATIONS))),
+        (_, kdf) => (kdf.unwrap_or_default(), args.iterations),
+    };
+    let kdf = slot_kdf(kdf, iterations)?;
+    let keyslot = NewKeyslot { slot: args.slot, kdf, ..Default::default() };
     let (slot, plan) = header
         .add_keyslot(&mut target.reader(), &unlocked, &new.passphrase, &keyslot, &mut random)
         .with_context(|| args.volume.clone())?;
@@ -28,29 +37,95 @@ pub(crate) fn add(args: &args::KeyAdd, console: &mut Console<'_>) -> Result<(), 
 }
 
 pub(crate) fn remove(args: &args::KeyRemove, console: &mut Console<'_>) -> Result<(), Failure> {
-    let fetched =
-        args.which.key.as_ref().map(|source| keyfile::fetch(source, console)).transpose()?;
-    let target = Target::open(&args.volume, console)?;
-    let header = load(&args.volume, &target)?;
-    let slot = match (args.which.slot, &fetched) {
-        (Some(slot), _) => slot,
-        (None, Some(key)) => unlock(&args.volume, &target, &header, key)?.slot(),
-        (None, None) => return Err(anyhow!("which keyslot? --slot or --key says so").into()),
-    };
-    let plan = header.remove_keyslot(&mut target.reader(), slot, false, &mut random);
-    let plan = plan.map_err(|error| match error {
-        LuksError::LastKeyslot(slot) => Failure::Refused(format!(
-            "{}: keyslot {slot} is the last that opens the volume; without it the data is lost. \
-             Add another first",
-            args.volume
-        )),
-        error => Failure::Failed(anyhow!(error).context(args.volume.clone())),
-    })?;
-    let what = format!("Keyslot {slot} of {} will not open it any more.", args.volume);
+    let uri = &args.volume;
+    let key = args.key.as_ref().map(|source| keyfile::fetch(source, console)).transpose()?;
+    let target = Target::open(uri, console)?;
+    let header = load(uri, &target)?;
+    let opened = key.map(|key| opened_by(uri, &target, &header, &key, console)).transpose()?;
+    let doomed = args.slot.map_or_else(|| opened.clone().unwrap_or_default(), |slot| vec![slot]);
+    let mut remaining = opening(&header);
+    remaining.retain(|slot| !doomed.contains(slot));
+    let named = keyslots(&doomed);
+    if remaining.is_empty() {
+        return Err(Failure::Refused(format!(
+            "{uri}: {named} would be the last that opens the volume; without it the data is lost. \
+             Add another first"
+        )));
+    }
+    if args.slot.is_some()
+        && let Some(opened) = &opened
+        && !opened.iter().any(|slot| remaining.contains(slot))
+    {
+        return Err(Failure::Refused(format!(
+            "{uri}: the key opens {named} only, which is to go; show one that opens what remains \
+             ({}), or say --unproven",
+            keyslots(&remaining)
+        )));
+    }
+    // What can't be planned fails here, before anything has changed.
+    for slot in &doomed {
+        header
+            .remove_keyslot(&mut target.reader(), *slot, false, &mut random)
+            .with_context(|| uri.clone())?;
+    }
+    let what = format!("{uri}: {named} will be wiped; what remains: {}.", keyslots(&remaining));
     console.confirm(&what, args.yes)?;
-    target.execute(plan)?;
-    writeln!(console.out, "{}: keyslot {slot} is removed", args.volume)?;
+    for slot in &doomed {
+        // Each plan starts from the header that the one before has left.
+        let plan = load(uri, &target)?
+            .remove_keyslot(&mut target.reader(), *slot, false, &mut random)
+            .with_context(|| uri.clone())?;
+        target.execute(plan)?;
+        writeln!(console.out, "{uri}: keyslot {slot} is removed")?;
+    }
+    writeln!(console.out, "{uri}: what remains: {}", keyslots(&remaining))?;
     Ok(())
+}
+
+/// Keyslots that may open the volume's data: usable, and for its key.
+fn opening(header: &Header) -> Vec<u32> {
+    let report = header.report();
+    let bound = |slot: u32| {
+        report.digests.iter().any(|d| d.segments.contains(&0) && d.keyslots.contains(&slot))
+    };
+    let usable = report.keyslots.iter().filter(|slot| slot.unusable.is_none());
+    usable.map(|slot| slot.id).filter(|&slot| bound(slot)).collect()
+}
+
+/// Every keyslot that the passphrase opens: one passphrase may have several.
+fn opened_by(
+    uri: &str,
+    target: &Target,
+    header: &Header,
+    key: &Fetched,
+    console: &mut Console<'_>,
+) -> Result<Vec<u32>, Failure> {
+    let (mut opened, mut all_tried, mut all_skipped) = (Vec::new(), 0, Vec::new());
+    for slot in header.report().keyslots.iter().map(|slot| slot.id) {
+        let limits = KdfLimits::default();
+        match header.unlock_slot(&mut target.reader(), &key.passphrase, slot, &limits) {
+            Ok(unlocked) => opened.push(unlocked.slot()),
+            Err(LuksError::NoKeyslotOpens { tried, mut skipped }) => {
+                all_tried += tried;
+                all_skipped.append(&mut skipped);
+            }
+            Err(error) => return Err(anyhow!(error).context(uri.to_owned()).into()),
+        }
+    }
+    if opened.is_empty() {
+        let error = LuksError::NoKeyslotOpens { tried: all_tried, skipped: all_skipped };
+        return Err(explain(uri, error, key).into());
+    }
+    for skip in &all_skipped {
+        console.note(&format!("{uri}: keyslot {} was not tried: {}", skip.slot, skip.reason))?;
+    }
+    Ok(opened)
+}
+
+/// `keyslot 1`, `keyslots 1, 2`.
+fn keyslots(slots: &[u32]) -> String {
+    let list: Vec<_> = slots.iter().map(u32::to_string).collect();
+    format!("keyslot{} {}", if slots.len() == 1 { "" } else { "s" }, list.join(", "))
 }
 
 fn load(uri: &str, target: &Target) -> anyhow::Result<Header> {
@@ -59,12 +134,14 @@ fn load(uri: &str, target: &Target) -> anyhow::Result<Header> {
 
 fn unlock(uri: &str, target: &Target, header: &Header, key: &Fetched) -> anyhow::Result<Unlocked> {
     let unlocked = header.unlock(&mut target.reader(), &key.passphrase, &KdfLimits::default());
-    unlocked.map_err(|error| {
-        let hint = key.hint().filter(|_| matches!(error, LuksError::NoKeyslotOpens { .. }));
-        let error = anyhow!(error).context(uri.to_owned());
-        match hint {
-            Some(hint) => anyhow!("{error:#}; {hint}"),
-            None => error,
-        }
-    })
+    unlocked.map_err(|error| explain(uri, error, key))
+}
+
+/// The error, with what the key looks like if that may be the reason.
+fn explain(uri: &str, error: LuksError, key: &Fetched) -> anyhow::Error {
+    let hint = key.hint().filter(|_| matches!(error, LuksError::NoKeyslotOpens { .. }));
+    match hint {
+        Some(hint) => anyhow!("{uri}: {error}; {hint}"),
+        None => anyhow!(error).context(uri.to_owned()),
+    }
 }

@@ -1,6 +1,7 @@
 //! `sealblk repair`: a damaged header copy from the good one.
 
 use anyhow::Context;
+use sealblk_luks::LuksError;
 
 use crate::args;
 use crate::console::Console;
@@ -10,8 +11,17 @@ use crate::target::Target;
 
 pub(crate) fn run(args: &args::Repair, console: &mut Console<'_>) -> Result<(), Failure> {
     let target = Target::open(&args.volume, console)?;
-    let (report, plan) = sealblk_luks::repair(&mut target.reader(), false, &mut random)
-        .with_context(|| args.volume.clone())?;
+    let repair = |force| sealblk_luks::repair(&mut target.reader(), force, &mut random);
+    let (report, plan) = match repair(args.overwrite_signature) {
+        // Whatever force would change was refused to save what lies there.
+        Err(LuksError::CannotRepair(why)) if repair(true).is_ok() => {
+            return Err(Failure::Refused(format!(
+                "{}: {why}; --overwrite-signature does",
+                args.volume
+            )));
+        }
+        result => result.with_context(|| args.volume.clone())?,
+    };
     if plan.is_empty() {
         writeln!(console.out, "{}: both header copies are good, nothing to repair", args.volume)?;
         return Ok(());

@@ -76,24 +76,31 @@ fn render_queues(queues: &[QueueStatus]) -> String {
         ("WRITES", RIGHT),
         ("WRITTEN", RIGHT),
         ("FLUSHES", RIGHT),
-        ("OTHER", RIGHT),
+        ("DISCARDS", RIGHT),
         ("IN FLIGHT", RIGHT),
         ("REPLAYED", RIGHT),
+        ("HELD", RIGHT),
         ("ERRORS", RIGHT),
     ]);
     for queue in queues {
         let requests = &queue.requests;
         table.row(vec![
             queue.index.to_string(),
-            if queue.running { "running" } else { "stopped" }.to_owned(),
+            match (queue.broken, queue.running) {
+                (true, _) => "BROKEN",
+                (false, true) => "running",
+                (false, false) => "stopped",
+            }
+            .to_owned(),
             requests.read.to_string(),
             human(queue.read_bytes),
             requests.write.to_string(),
             human(queue.written_bytes),
             requests.flush.to_string(),
-            (requests.discard + requests.write_zeroes + requests.other).to_string(),
+            requests.discard.to_string(),
             queue.inflight.to_string(),
             queue.replayed.to_string(),
+            queue.held.to_string(),
             queue.errors.total().to_string(),
         ]);
     }
@@ -101,8 +108,15 @@ fn render_queues(queues: &[QueueStatus]) -> String {
     for queue in queues.iter().filter(|queue| queue.errors.total() > 0) {
         let errors = &queue.errors;
         text.push_str(&format!(
-            "  errors of queue {}: {} by the volume, {} by the guest, {} unsupported\n",
-            queue.index, errors.volume, errors.guest, errors.unsupported,
+            "  errors of queue {}: {} by the volume, {} by the guest\n",
+            queue.index, errors.volume, errors.guest,
+        ));
+    }
+    for queue in queues.iter().filter(|queue| queue.broken) {
+        text.push_str(&format!(
+            "  queue {} is broken: the guest's driver wrote nonsense into the ring; it takes no \
+             requests until the guest resets the device\n",
+            queue.index,
         ));
     }
     text
@@ -133,13 +147,16 @@ mod tests {
         let queue = QueueStatus {
             index: 0,
             running: true,
-            requests: Requests { read: 1200, write: 34, flush: 5, other: 1, ..Default::default() },
+            broken: false,
+            requests: Requests { read: 1200, write: 34, flush: 5, discard: 1 },
             read_bytes: 5 << 20,
             written_bytes: 4096,
             errors: Errors { guest: 2, ..Default::default() },
             inflight: 3,
             replayed: 4,
+            held: 6,
         };
+        let broken = QueueStatus { index: 1, broken: true, ..QueueStatus::default() };
         let status = Status {
             version: "0.1.0".into(),
             pid: 42,
@@ -164,7 +181,7 @@ mod tests {
                 discard: false,
                 writeback: true,
                 serial: "1f3a".into(),
-                queues: vec![queue],
+                queues: vec![queue, broken],
             }],
         };
         let expected = "\
@@ -175,9 +192,12 @@ vda: connected
   socket      /run/vda.sock
   encryption  LUKS2 aes-xts-plain64, 512-bit key, 4096-byte sectors, by AWS-LC; UUID 1f3a
   disk        10 GiB, 4096-byte blocks, read-write, write cache on, discard off, serial 1f3a
-  QUEUE  STATE    READS   READ  WRITES  WRITTEN  FLUSHES  OTHER  IN FLIGHT  REPLAYED  ERRORS
-      0  running   1200  5 MiB      34    4 KiB        5      1          3         4       2
-  errors of queue 0: 0 by the volume, 2 by the guest, 0 unsupported
+  QUEUE  STATE    READS   READ  WRITES  WRITTEN  FLUSHES  DISCARDS  IN FLIGHT  REPLAYED  HELD  ERRORS
+      0  running   1200  5 MiB      34    4 KiB        5         1          3         4     6       2
+      1  BROKEN       0    0 B       0      0 B        0         0          0         0     0       0
+  errors of queue 0: 0 by the volume, 2 by the guest
+  queue 1 is broken: the guest's driver wrote nonsense into the ring; it takes no requests until \
+the guest resets the device
 ";
         assert_eq!(render(&status), expected);
     }

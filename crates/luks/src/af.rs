@@ -1,8 +1,8 @@
 //! The anti-forensic splitter of LUKS (LUKS1 specification 1.2.3 section 2.4): a key blown up to
 //! `stripes` times its size, of which every bit is needed to get it back.
 //!
-//! Contract: the split form is as secret as the key (it *is* the key, unkeyed): callers encrypt it
-//! in place at once and keep it in wiped memory. The merged key lives in key memory only.
+//! Contract: the split form is as secret as the key (it *is* the key, unkeyed): callers keep it in
+//! key memory, and encrypt and decrypt it in place there.
 
 use sealblk_secret::SecretBytes;
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ use crate::io::Random;
 /// The one stripe count in use, of LUKS1 and LUKS2 alike.
 pub(crate) const STRIPES: u32 = 4000;
 
-/// Bytes of a split key: `None` when that is no number.
+/// Bytes of a split key.
 pub(crate) fn split_bytes(key_bytes: u32) -> u64 {
     u64::from(key_bytes) * u64::from(STRIPES)
 }
@@ -47,15 +47,18 @@ pub(crate) fn merge(hash: Hash, split: &[u8], key_bytes: usize) -> Result<Secret
     Ok(state)
 }
 
-/// Splits `key`: all stripes but the last are random, the last completes them.
+/// Splits `key` into the first `STRIPES` times its length of `split`: all stripes but the last are
+/// random, the last completes them.
 pub(crate) fn split(
     hash: Hash,
     key: &SecretBytes,
+    split: &mut SecretBytes,
     random: &mut Random<'_>,
-) -> Result<Zeroizing<Vec<u8>>, LuksError> {
+) -> Result<(), LuksError> {
     let key_bytes = key.expose().len();
-    let mut split = Zeroizing::new(vec![0; key_bytes * STRIPES as usize]);
-    let (stripes, last) = split.split_at_mut(key_bytes * (STRIPES as usize - 1));
+    assert!(split.len() as u64 >= split_bytes(key_bytes as u32), "room for a whole split key");
+    let (stripes, last) = split.expose_mut().split_at_mut(key_bytes * (STRIPES as usize - 1));
+    let last = &mut last[..key_bytes];
     random(stripes).map_err(LuksError::Random)?;
     let mut state = SecretBytes::zeroed(key_bytes)?;
     for stripe in stripes.chunks_exact(key_bytes) {
@@ -64,7 +67,7 @@ pub(crate) fn split(
     }
     last.copy_from_slice(state.expose());
     xor_into(last, key.expose());
-    Ok(split)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -81,10 +84,11 @@ mod tests {
                     getrandom::fill(buf).unwrap();
                     Ok(())
                 };
-                let mut split = split(hash, &key, &mut random).unwrap();
-                assert!(merge(hash, &split, key_bytes).unwrap().ct_eq(key.expose()));
-                split[5000] ^= 1;
-                assert!(!merge(hash, &split, key_bytes).unwrap().ct_eq(key.expose()));
+                let mut parts = SecretBytes::zeroed(key_bytes * STRIPES as usize).unwrap();
+                split(hash, &key, &mut parts, &mut random).unwrap();
+                assert!(merge(hash, parts.expose(), key_bytes).unwrap().ct_eq(key.expose()));
+                parts.expose_mut()[5000] ^= 1;
+                assert!(!merge(hash, parts.expose(), key_bytes).unwrap().ct_eq(key.expose()));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What can go wrong, in words for the operator. Never holds secret bytes; text that comes from a
-//! header is escaped before it gets here.
+//! header is escaped before it gets here. A cause is the error's source and not in its text: print
+//! the whole chain.
 
 use crate::probe::Found;
 
@@ -19,6 +20,12 @@ impl Flaw {
     }
 }
 
+/// An error with its causes, for a place where only text goes.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// A keyslot that was not tried, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
@@ -26,6 +33,11 @@ pub struct Skipped {
     pub slot: u32,
     /// Why.
     pub reason: String,
+}
+
+/// That no keyslot can be tried at all, and why.
+pub(crate) fn no_keyslot(unusable: &[Skipped]) -> String {
+    format!("there is no keyslot that could open it{}", skipped_list(unusable))
 }
 
 fn skipped_list(skipped: &[Skipped]) -> String {
@@ -41,7 +53,7 @@ fn skipped_list(skipped: &[Skipped]) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum LuksError {
     /// The volume could not be read.
-    #[error("cannot read {len_bytes} bytes at offset {offset_bytes}: {source}")]
+    #[error("cannot read {len_bytes} bytes at offset {offset_bytes}")]
     Read {
         /// Where.
         offset_bytes: u64,
@@ -128,13 +140,13 @@ pub enum LuksError {
     #[error("cannot repair: {0}")]
     CannotRepair(String),
     /// The random generator failed.
-    #[error("the random generator failed: {0}")]
-    Random(std::io::Error),
+    #[error("the random generator failed")]
+    Random(#[source] std::io::Error),
     /// Key memory could not be had.
-    #[error("key memory: {0}")]
+    #[error("key memory could not be had")]
     Secret(#[from] sealblk_secret::SecretError),
     /// The cipher refused the key.
-    #[error("cipher: {0}")]
+    #[error("the cipher refused the key")]
     Cipher(#[from] sealblk_cipher::CipherError),
     /// A key derivation failed.
     #[error("key derivation: {0}")]

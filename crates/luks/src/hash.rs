@@ -42,7 +42,8 @@ impl Hash {
     }
 
     /// Hashes the concatenation of `parts` into `out`, cut to `out`'s length. Leaves traces on the
-    /// stack: callers that hash secrets wipe it.
+    /// stack, below the caller's frame: callers that hash secrets wipe it.
+    #[inline(never)]
     pub(crate) fn digest_into(self, parts: &[&[u8]], out: &mut [u8]) {
         fn run<D: sha2::Digest>(parts: &[&[u8]], out: &mut [u8]) {
             let mut state = D::new();
@@ -59,7 +60,9 @@ impl Hash {
         }
     }
 
-    /// PBKDF2-HMAC (RFC 8018 section 5.2).
+    /// PBKDF2-HMAC (RFC 8018 section 5.2). Leaves traces on the stack, below the caller's frame:
+    /// callers wipe it.
+    #[inline(never)]
     pub(crate) fn pbkdf2(self, secret: &[u8], salt: &[u8], iterations: u32, out: &mut [u8]) {
         match self {
             Self::Sha1 => pbkdf2::pbkdf2_hmac::<Sha1>(secret, salt, iterations, out),

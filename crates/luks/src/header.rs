@@ -10,7 +10,7 @@ use crate::io::{Plan, Random, ReadAt};
 use crate::kdf::KdfLimits;
 use crate::luks1::Luks1;
 use crate::luks2::{self, Luks2, NewKeyslot, RepairReport};
-use crate::probe::{Found, probe};
+use crate::probe::{self, Found};
 use crate::report::Report;
 
 /// What the caller accepts. Pin the version where it is known: storage that swaps a LUKS2 header
@@ -58,13 +58,14 @@ impl Unlocked {
 }
 
 impl Header {
-    /// Reads and validates the header.
+    /// Reads and validates the header. What cannot be read counts as damaged: as long as one copy
+    /// is whole, that one serves, and [`Self::report`] says what is wrong with the other.
     ///
     /// # Errors
     /// [`LuksError::NotLuks`], [`LuksError::VersionNotAllowed`], [`LuksError::InvalidLuks1`],
     /// [`LuksError::BothCopiesBad`], [`LuksError::Read`].
     pub fn load(io: &mut dyn ReadAt, policy: &Policy) -> Result<Self, LuksError> {
-        match probe(io)? {
+        match probe::luks_or_other(io)? {
             Found::Luks1 if !policy.luks1 => Err(LuksError::VersionNotAllowed { found: 1 }),
             Found::Luks2 if !policy.luks2 => Err(LuksError::VersionNotAllowed { found: 2 }),
             Found::Luks1 => Ok(Self(Kind::V1(Box::new(Luks1::load(io)?)))),
@@ -97,15 +98,26 @@ impl Header {
         }
     }
 
+    /// Reasons why a volume of `volume_bytes` with this header will not be served: the refusals,
+    /// segments that don't lie on it or have no room for data, no keyslot that could be tried with
+    /// the default [`KdfLimits`]. Empty when only the right passphrase is missing.
+    pub fn obstacles(&self, volume_bytes: u64) -> Vec<String> {
+        match &self.0 {
+            Kind::V1(header) => header.obstacles(volume_bytes),
+            Kind::V2(header) => header.obstacles(volume_bytes),
+        }
+    }
+
     fn check_not_refused(&self) -> Result<(), LuksError> {
         let refusals = self.refusals();
         if refusals.is_empty() { Ok(()) } else { Err(LuksError::Refused(refusals)) }
     }
 
     /// Recovers the volume key. Takes as long as the keyslots' derivations do, seconds if need be.
+    /// Keyslots that cannot be read, or that cost more than `limits` allow, are skipped.
     ///
     /// # Errors
-    /// [`LuksError::Refused`], [`LuksError::NoKeyslotOpens`], [`LuksError::Read`].
+    /// [`LuksError::Refused`], [`LuksError::NoKeyslotOpens`].
     pub fn unlock(
         &self,
         io: &mut dyn ReadAt,
@@ -218,7 +230,7 @@ pub fn repair(
     force: bool,
     random: &mut Random<'_>,
 ) -> Result<(RepairReport, Plan), LuksError> {
-    match probe(io)? {
+    match probe::luks_or_other(io)? {
         Found::Luks2 => luks2::repair(io, force, random),
         Found::Luks1 => Err(LuksError::CannotRepair(
             "LUKS1 has one header and no copy of it: there is nothing to repair from but a backup"

@@ -16,6 +16,9 @@ use crate::error::LuksError;
 use crate::hash::Hash;
 
 /// What a header may cost us. The defaults admit everything `cryptsetup` and `qemu-img` create.
+///
+/// The first three are for one keyslot, the totals for one call of [`crate::Header::unlock`]: a
+/// keyslot that would exceed what is left of them is skipped, cheaper ones after it are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KdfLimits {
     /// Argon2 memory in KiB: 1 GiB, `cryptsetup`'s own default and ceiling for new slots.
@@ -24,6 +27,12 @@ pub struct KdfLimits {
     pub argon2_work_kib: u64,
     /// PBKDF2 iterations: 100 million, ten times what `qemu-img` spends on a fast machine.
     pub pbkdf2_iterations: u32,
+    /// Argon2 memory in KiB times passes, of all keyslots tried: 64 GiB, which is 16 keyslots of
+    /// 1 GiB and 4 passes.
+    pub argon2_total_kib: u64,
+    /// PBKDF2 iterations of all keyslots tried and of their digests: 200 million, a minute or two
+    /// of one core.
+    pub pbkdf2_total_iterations: u64,
 }
 
 impl Default for KdfLimits {
@@ -32,7 +41,47 @@ impl Default for KdfLimits {
             argon2_memory_kib: 1 << 20,
             argon2_work_kib: 64 << 20,
             pbkdf2_iterations: 100_000_000,
+            argon2_total_kib: 64 << 20,
+            pbkdf2_total_iterations: 200_000_000,
         }
+    }
+}
+
+/// What is left of the totals of [`KdfLimits`] during one unlocking: a hostile header has up to 32
+/// keyslots, each of which may be as costly as a single one is allowed to be.
+pub(crate) struct Budget {
+    argon2_kib: u64,
+    pbkdf2_iterations: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(limits: &KdfLimits) -> Self {
+        Self {
+            argon2_kib: limits.argon2_total_kib,
+            pbkdf2_iterations: limits.pbkdf2_total_iterations,
+        }
+    }
+
+    /// Takes off what a keyslot and the digest of its key cost; takes nothing when that is too
+    /// much, and gives the reason.
+    pub(crate) fn spend(&mut self, kdf: &Kdf, digest_iterations: u32) -> Result<(), String> {
+        let (iterations, kib) = match kdf {
+            Kdf::Pbkdf2 { iterations, .. } => (u64::from(*iterations), 0),
+            Kdf::Argon2 { passes, memory_kib, .. } => {
+                (0, u64::from(*passes) * u64::from(*memory_kib))
+            }
+            Kdf::Unknown(_) => (0, 0),
+        };
+        let iterations = iterations + u64::from(digest_iterations);
+        let left =
+            |unit: &str| format!("costs more than the {unit} left after the keyslots before it");
+        let argon2_kib = self.argon2_kib.checked_sub(kib).ok_or_else(|| left("Argon2 work"))?;
+        self.pbkdf2_iterations = self
+            .pbkdf2_iterations
+            .checked_sub(iterations)
+            .ok_or_else(|| left("PBKDF2 iterations"))?;
+        self.argon2_kib = argon2_kib;
+        Ok(())
     }
 }
 
@@ -115,20 +164,31 @@ impl Kdf {
     ) -> Result<SecretBytes, LuksError> {
         self.check(limits).map_err(LuksError::Kdf)?;
         let mut key = SecretBytes::zeroed(key_bytes)?;
+        let derived = self.derive_into(passphrase, &mut key);
+        sealblk_secret::wipe_stack();
+        derived.map(|()| key)
+    }
+
+    /// In a frame of its own, which [`sealblk_secret::wipe_stack`] then overwrites.
+    #[inline(never)]
+    fn derive_into(
+        &self,
+        passphrase: &SecretBytes,
+        key: &mut SecretBytes,
+    ) -> Result<(), LuksError> {
         match self {
             Self::Pbkdf2 { hash, iterations, salt } => {
                 let hash = Hash::from_name(hash).ok_or_else(|| LuksError::Kdf("hash".into()))?;
                 hash.pbkdf2(passphrase.expose(), salt, *iterations, key.expose_mut());
+                Ok(())
             }
             Self::Argon2 { id, passes, memory_kib, lanes, salt } => {
                 let params = params(*passes, *memory_kib, *lanes).map_err(LuksError::Kdf)?;
                 let algorithm = if *id { Algorithm::Argon2id } else { Algorithm::Argon2i };
-                argon2_into(algorithm, params, passphrase, salt, &mut key)?;
+                argon2_into(algorithm, params, passphrase, salt, key)
             }
-            Self::Unknown(name) => return Err(LuksError::Kdf(format!("unknown {name:?}"))),
+            Self::Unknown(name) => Err(LuksError::Kdf(format!("unknown {name:?}"))),
         }
-        sealblk_secret::wipe_stack();
-        Ok(key)
     }
 }
 
@@ -188,7 +248,9 @@ impl Drop for Wiped {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotKdf {
     /// PBKDF2-SHA256: for secrets of a key manager, which carry their own 256 bits of entropy, so
-    /// that stretching adds nothing. 1000 is the least `cryptsetup` accepts.
+    /// that stretching adds nothing. 1000 is the least `cryptsetup` accepts. LUKS1 has nothing
+    /// else for passphrases that people choose either (and its header says which hash): take
+    /// 2 million iterations there.
     Pbkdf2Sha256 {
         /// Iterations.
         iterations: u32,

@@ -18,6 +18,7 @@ mod luks2;
 mod material;
 mod probe;
 mod report;
+mod signatures;
 mod text;
 
 pub use error::{Flaw, LuksError, Skipped};
@@ -25,7 +26,7 @@ pub use header::{Header, Policy, Unlocked, repair};
 pub use io::{Plan, Random, ReadAt, Step};
 pub use kdf::{KdfLimits, SlotKdf};
 pub use luks2::{FormatParams, KmsToken, NewKeyslot, RepairReport, format};
-pub use probe::{Found, probe};
+pub use probe::{Found, PROBED_TAIL_BYTES, probe};
 pub use report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, TokenReport};
 
 fn read_vec(io: &mut dyn ReadAt, offset_bytes: u64, len: usize) -> Result<Vec<u8>, LuksError> {

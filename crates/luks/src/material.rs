@@ -5,7 +5,6 @@ use sealblk_cipher::{
     Algorithm, Implementation, decrypt_in_place, encrypt_in_place, sector_cipher,
 };
 use sealblk_secret::SecretBytes;
-use zeroize::Zeroizing;
 
 use crate::af;
 use crate::error::LuksError;
@@ -41,15 +40,27 @@ pub(crate) fn open(
     key_bytes: u32,
     af_hash: Hash,
 ) -> Result<SecretBytes, LuksError> {
-    let algorithm = area_algorithm(slot_key)?;
-    let len = usize::try_from(material_bytes(key_bytes))
-        .map_err(|_| LuksError::Kdf("key material larger than memory".into()))?;
-    let mut split = Zeroizing::new(read_vec(io, offset_bytes, len)?);
-    let mut cipher = sector_cipher(algorithm, slot_key, AREA_SECTOR_BYTES, Implementation::Auto)?;
-    decrypt_in_place(cipher.as_mut(), 0, &mut split);
-    let key = af::merge(af_hash, &split, key_bytes as usize)?;
+    // Ciphertext comes by way of ordinary memory: the storage may want to read with O_DIRECT, which
+    // key memory does not admit.
+    let ciphertext = read_vec(io, offset_bytes, material_len(key_bytes)?)?;
+    let mut split = SecretBytes::copy_from(&ciphertext)?;
+    let key = decrypt_and_merge(&mut split, slot_key, key_bytes, af_hash);
     sealblk_secret::wipe_stack();
-    Ok(key)
+    key
+}
+
+/// In a frame of its own, which [`sealblk_secret::wipe_stack`] then overwrites.
+#[inline(never)]
+fn decrypt_and_merge(
+    split: &mut SecretBytes,
+    slot_key: &SecretBytes,
+    key_bytes: u32,
+    af_hash: Hash,
+) -> Result<SecretBytes, LuksError> {
+    let algorithm = area_algorithm(slot_key)?;
+    let mut cipher = sector_cipher(algorithm, slot_key, AREA_SECTOR_BYTES, Implementation::Auto)?;
+    decrypt_in_place(cipher.as_mut(), 0, split.expose_mut());
+    af::merge(af_hash, split.expose(), key_bytes as usize)
 }
 
 /// Splits and encrypts `volume_key` under `slot_key`: the bytes to write into the keyslot's area.
@@ -59,16 +70,33 @@ pub(crate) fn seal(
     af_hash: Hash,
     random: &mut Random<'_>,
 ) -> Result<Vec<u8>, LuksError> {
-    let algorithm = area_algorithm(slot_key)?;
-    let split = af::split(af_hash, volume_key, random)?;
-    let len = split.len().next_multiple_of(AREA_SECTOR_BYTES as usize);
-    // Encrypted in wiped memory and only then copied out: until then it is the key.
-    let mut sectors = Zeroizing::new(vec![0; len]);
-    sectors[..split.len()].copy_from_slice(&split);
-    let mut cipher = sector_cipher(algorithm, slot_key, AREA_SECTOR_BYTES, Implementation::Auto)?;
-    encrypt_in_place(cipher.as_mut(), 0, &mut sectors);
+    let mut sectors = SecretBytes::zeroed(material_len(volume_key.len() as u32)?)?;
+    let sealed = split_and_encrypt(&mut sectors, volume_key, slot_key, af_hash, random);
     sealblk_secret::wipe_stack();
-    Ok(sectors.to_vec())
+    sealed?;
+    // Ciphertext by now.
+    Ok(sectors.expose().to_vec())
+}
+
+/// In a frame of its own, as [`decrypt_and_merge`].
+#[inline(never)]
+fn split_and_encrypt(
+    sectors: &mut SecretBytes,
+    volume_key: &SecretBytes,
+    slot_key: &SecretBytes,
+    af_hash: Hash,
+    random: &mut Random<'_>,
+) -> Result<(), LuksError> {
+    let algorithm = area_algorithm(slot_key)?;
+    af::split(af_hash, volume_key, sectors, random)?;
+    let mut cipher = sector_cipher(algorithm, slot_key, AREA_SECTOR_BYTES, Implementation::Auto)?;
+    encrypt_in_place(cipher.as_mut(), 0, sectors.expose_mut());
+    Ok(())
+}
+
+fn material_len(key_bytes: u32) -> Result<usize, LuksError> {
+    usize::try_from(material_bytes(key_bytes))
+        .map_err(|_| LuksError::Kdf("key material larger than memory".into()))
 }
 
 fn area_algorithm(slot_key: &SecretBytes) -> Result<Algorithm, LuksError> {

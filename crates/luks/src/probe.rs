@@ -1,7 +1,7 @@
 //! What lies on a volume: LUKS, something else with a known signature, or nothing known.
 //!
 //! Contract: for people who are about to overwrite it, so a false "nothing" is the bad answer.
-//! Signatures are those of the formats' own documents and of `libblkid`'s probes.
+//! Invariant: LUKS is told by its magics alone; the signatures of everything else are a table.
 
 use std::fmt;
 
@@ -9,6 +9,7 @@ use crate::error::LuksError;
 use crate::io::ReadAt;
 use crate::luks2::{HEADER_SIZES, PRIMARY_MAGIC, SECONDARY_MAGIC};
 use crate::read_vec;
+use crate::signatures::{HEAD_BYTES, SIGNATURES, Signature, TAIL_BYTES};
 
 /// What a volume holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,112 +35,132 @@ impl fmt::Display for Found {
     }
 }
 
-/// Signatures at fixed offsets, the specific before the vague: a boot sector (`0x55aa`) may precede
-/// nearly anything.
-const SIGNATURES: &[(u64, &[u8], &str)] = &[
-    (0, b"QFI\xfb", "qcow2"),
-    (0, b"KDMV", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (0, b"vhdxfile", "VHDX"),
-    (0, b"conectix", "VHD"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
-    (0, b"XFSB", "xfs"),
-    (0, b"bluestore block device", "Ceph BlueStore"),
-    (0, b"hsqs", "squashfs"),
-    (1024, b"\x10\x20\xf5\xf2", "f2fs"),
-    (65536 + 64, b"_BHRfS_M", "btrfs"),
-    (32768 + 1, b"CD001", "ISO 9660"),
-    (24, b"\xc6\x85\x73\xf6", "bcache"),
-    (4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache"),
-    (0, b"\xfc\x4e\x2b\xa9", "Linux RAID"),
-    (4096, b"\xfc\x4e\x2b\xa9", "Linux RAID"),
-    (4096 - 10, b"SWAPSPACE2", "Linux swap"),
-    (4096 - 10, b"SWAP-SPACE", "Linux swap"),
-    (65536 - 10, b"SWAPSPACE2", "Linux swap"),
-    (3, b"-FVE-FS-", "BitLocker"),
-    (3, b"NTFS    ", "NTFS"),
-    (3, b"EXFAT   ", "exFAT"),
-    (54, b"FAT1", "FAT"),
-    (82, b"FAT32", "FAT"),
-    (512, b"EFI PART", "a GPT partition table"),
-    (4096, b"EFI PART", "a GPT partition table"),
-    (510, b"\x55\xaa", "a boot sector or MBR partition table"),
-];
+/// Bytes at the end of a volume that [`probe`] looks at: who empties a volume zeroes these, too.
+pub const PROBED_TAIL_BYTES: u64 = TAIL_BYTES;
 
-/// Covers every offset of [`SIGNATURES`].
-const PROBED_BYTES: u64 = 65536 + 4096;
+/// Sectors that [`foreign`] finds unreadable before it gives up: each may take the storage long.
+const MAX_UNREADABLE: usize = 8;
 
-/// Tells what the volume holds.
+/// Tells what the volume holds, for somebody who decides by it whether to overwrite it: whatever
+/// cannot be read might hold something, so that is an error.
 ///
 /// # Errors
 /// [`LuksError::Read`] only.
 pub fn probe(io: &mut dyn ReadAt) -> Result<Found, LuksError> {
-    let head = head(io)?;
-    let version = head.starts_with(PRIMARY_MAGIC).then(|| head.get(6..8)).flatten();
-    match version {
-        Some([0, 1]) => return Ok(Found::Luks1),
-        Some([0, 2]) => return Ok(Found::Luks2),
-        _ => {}
+    match luks(io) {
+        (_, Some(error)) => Err(error),
+        (Some(found), None) => Ok(found),
+        (None, None) => other(io),
     }
-    for offset in HEADER_SIZES {
-        if io.size_bytes() >= offset + 8 {
-            let bytes = read_vec(io, offset, 8)?;
-            if bytes.starts_with(SECONDARY_MAGIC) && bytes[6..] == [0, 2] {
-                return Ok(Found::Luks2);
+}
+
+/// As [`probe`], for somebody who wants to open the volume: unreadable places don't matter if there
+/// is LUKS in another.
+pub(crate) fn luks_or_other(io: &mut dyn ReadAt) -> Result<Found, LuksError> {
+    match luks(io) {
+        (Some(found), _) => Ok(found),
+        (None, Some(error)) => Err(error),
+        (None, None) => other(io),
+    }
+}
+
+/// The LUKS header that is there, and the first read error that was met looking for it.
+fn luks(io: &mut dyn ReadAt) -> (Option<Found>, Option<LuksError>) {
+    let mut unreadable = None;
+    for offset in [0].into_iter().chain(HEADER_SIZES) {
+        if io.size_bytes() < offset + 8 {
+            break;
+        }
+        let magic = if offset == 0 { PRIMARY_MAGIC } else { SECONDARY_MAGIC };
+        let found = match read_vec(io, offset, 8) {
+            Ok(bytes) if !bytes.starts_with(magic) => None,
+            Ok(bytes) => match (offset, &bytes[6..]) {
+                (0, [0, 1]) => Some(Found::Luks1),
+                (_, [0, 2]) => Some(Found::Luks2),
+                _ => None,
+            },
+            Err(error) => {
+                unreadable.get_or_insert(error);
+                None
+            }
+        };
+        if found.is_some() {
+            return (found, unreadable);
+        }
+    }
+    (None, unreadable)
+}
+
+/// What is there if it is not LUKS.
+fn other(io: &mut dyn ReadAt) -> Result<Found, LuksError> {
+    let volume_bytes = io.size_bytes();
+    let head = read_vec(io, 0, volume_bytes.min(HEAD_BYTES) as usize)?;
+    if head.starts_with(PRIMARY_MAGIC) {
+        return Ok(Found::Other("a LUKS header of an unknown version"));
+    }
+    let tail = read_vec(io, tail_start(volume_bytes), volume_bytes.min(TAIL_BYTES) as usize)?;
+    Ok(foreign_in(&Ends { volume_bytes, head, tail }).map_or(Found::Nothing, Found::Other))
+}
+
+/// A signature other than LUKS near the start of the volume, as far as that can be read.
+pub(crate) fn foreign(io: &mut dyn ReadAt) -> Option<&'static str> {
+    let volume_bytes = io.size_bytes();
+    let mut head = vec![0; volume_bytes.min(HEAD_BYTES) as usize];
+    if io.read_at(0, &mut head).is_err() {
+        let mut unreadable = 0;
+        for (number, sector) in (0..).zip(head.chunks_mut(512)) {
+            if unreadable >= MAX_UNREADABLE || io.read_at(number * 512, sector).is_err() {
+                sector.fill(0);
+                unreadable += 1;
             }
         }
     }
-    if version.is_some() {
-        return Ok(Found::Other("a LUKS header of an unknown version"));
+    foreign_in(&Ends { volume_bytes, head, tail: Vec::new() })
+}
+
+/// The bytes in which signatures lie; a tail that was not read is empty.
+struct Ends {
+    volume_bytes: u64,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+fn tail_start(volume_bytes: u64) -> u64 {
+    volume_bytes.saturating_sub(TAIL_BYTES)
+}
+
+impl Ends {
+    fn at(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let within = |bytes: &'_ [u8], offset: u64| {
+            let start = usize::try_from(offset).ok()?;
+            Some(start..start.checked_add(len)?).filter(|range| range.end <= bytes.len())
+        };
+        if let Some(range) = within(&self.head, offset) {
+            return Some(&self.head[range]);
+        }
+        let offset = offset.checked_sub(tail_start(self.volume_bytes))?;
+        within(&self.tail, offset).map(|range| &self.tail[range])
     }
-    Ok(match foreign_in(&head) {
-        Some(name) => Found::Other(name),
-        None => trailing(io)?.map_or(Found::Nothing, Found::Other),
-    })
+
+    fn byte(&self, offset: u64) -> u8 {
+        self.at(offset, 1).map_or(0, |bytes| bytes[0])
+    }
 }
 
-/// A signature other than LUKS at the start of the volume.
-pub(crate) fn foreign(io: &mut dyn ReadAt) -> Result<Option<&'static str>, LuksError> {
-    Ok(foreign_in(&head(io)?))
-}
-
-fn head(io: &mut dyn ReadAt) -> Result<Vec<u8>, LuksError> {
-    let len = io.size_bytes().min(PROBED_BYTES) as usize;
-    read_vec(io, 0, len)
-}
-
-fn foreign_in(head: &[u8]) -> Option<&'static str> {
-    let at = |offset: usize, len: usize| head.get(offset..offset + len);
+fn foreign_in(ends: &Ends) -> Option<&'static str> {
     // ext2/3/4: s_magic at 0x38 of the superblock at 1024 (kernel, fs/ext4/ext4.h).
-    if at(1024 + 0x38, 2) == Some(b"\x53\xef") {
-        let has_journal = at(1024 + 0x5c, 1).is_some_and(|byte| byte[0] & 4 != 0);
-        let extents = at(1024 + 0x60, 1).is_some_and(|byte| byte[0] & 0x40 != 0);
+    if ends.at(1024 + 0x38, 2) == Some(b"\x53\xef") {
+        let has_journal = ends.byte(1024 + 0x5c) & 4 != 0;
+        let extents = ends.byte(1024 + 0x60) & 0x40 != 0;
         return Some(match (has_journal, extents) {
             (_, true) => "ext4",
             (true, false) => "ext3",
             (false, false) => "ext2",
         });
     }
-    // An LVM2 label may lie in any of the first four sectors.
-    let label = |sector: usize| {
-        at(sector * 512, 8) == Some(b"LABELONE") && at(sector * 512 + 24, 8) == Some(b"LVM2 001")
+    let lies_there = |signature: &&Signature| {
+        let mut offsets = signature.offsets(ends.volume_bytes);
+        offsets.any(|offset| ends.at(offset, signature.magic.len()) == Some(signature.magic))
     };
-    if (0..4).any(label) {
-        return Some("an LVM2 physical volume");
-    }
-    SIGNATURES
-        .iter()
-        .find(|(offset, magic, _)| at(*offset as usize, magic.len()) == Some(*magic))
-        .map(|(_, _, name)| *name)
-}
-
-/// Signatures at the end: the backup GPT, a fixed VHD's footer.
-fn trailing(io: &mut dyn ReadAt) -> Result<Option<&'static str>, LuksError> {
-    let Some(last) = io.size_bytes().checked_sub(512) else { return Ok(None) };
-    let bytes = read_vec(io, last, 8)?;
-    Ok(match bytes.as_slice() {
-        b"EFI PART" => Some("a GPT partition table (its backup, at the end)"),
-        b"conectix" => Some("VHD"),
-        _ => None,
-    })
+    SIGNATURES.iter().find(lies_there).map(|signature| signature.name)
 }

@@ -29,7 +29,8 @@ pub struct Report {
     pub flags: Vec<String>,
     /// LUKS2: mandatory requirements.
     pub requirements: Vec<String>,
-    /// Why this build does not serve the volume; empty when it does.
+    /// Why this build serves no volume with this header. What depends on the volume's size and on
+    /// its keyslots, [`crate::Header::obstacles`] adds.
     pub refusals: Vec<String>,
 }
 

@@ -88,7 +88,9 @@ impl Luks1 {
         }
         let limits = KdfLimits::default();
         let opens = |id: &u32| {
-            self.is_active(*id) && self.kdf(&self.slots[*id as usize]).check(&limits).is_ok()
+            self.is_active(*id)
+                && self.check_digest(&limits).is_ok()
+                && self.kdf(&self.slots[*id as usize]).check(&limits).is_ok()
         };
         if !force && !(0..SLOTS).filter(|id| *id != slot).any(|id| opens(&id)) {
             return Err(LuksError::LastKeyslot(slot));

@@ -1,15 +1,17 @@
 //! Which of the two header copies counts.
 //!
-//! Each copy is valid or damaged on its own; of two valid ones the higher `seqid` counts, the
-//! primary when equal. When the primary is bad nothing tells the header's size, so the secondary is
-//! looked for at all nine offsets; more than one there is ambiguous and refused, because an old
-//! header left behind must not come back to life.
+//! Each copy is valid or damaged on its own, and one that cannot be read is damaged; of two valid
+//! ones the higher `seqid` counts, the primary when equal. When the primary is bad nothing tells
+//! the header's size, so the secondary is looked for at all nine offsets. An old header left behind
+//! must not come back to life: several secondaries without a primary are ambiguous and refused, and
+//! one with another UUID than a valid primary does not count, whatever its `seqid`.
 
 use super::binary::{self, BINARY_BYTES, Binary, HEADER_SIZES, Place};
 use super::model::Metadata;
 use super::{Luks2, SECONDARY_MAGIC};
-use crate::error::{Flaw, LuksError};
+use crate::error::{Flaw, LuksError, in_full};
 use crate::io::ReadAt;
+use crate::text::shown;
 use crate::{probe, read_vec};
 
 /// The state of one header copy.
@@ -46,17 +48,17 @@ impl Luks2 {
     /// Reads both copies and decides.
     ///
     /// # Errors
-    /// [`LuksError::BothCopiesBad`] names what is wrong with each; [`LuksError::Read`].
+    /// [`LuksError::BothCopiesBad`] names what is wrong with each, be it that it cannot be read.
     pub(crate) fn load(io: &mut dyn ReadAt) -> Result<Self, LuksError> {
-        match read_copy(io, 0)? {
+        match read_copy(io, 0) {
             Ok(primary) => {
-                let offset_bytes = primary.binary.hdr_size;
-                let secondary = read_copy(io, offset_bytes)?;
+                let secondary = read_copy(io, primary.binary.hdr_size);
+                let secondary = secondary.and_then(|copy| of_the_same_volume(&primary, copy));
                 Ok(Self::choose(primary, secondary))
             }
             Err(flaw) => {
                 let mut reason = flaw.to_string();
-                if let Some(name) = probe::foreign(io)? {
+                if let Some(name) = probe::foreign(io) {
                     reason = format!("{reason}; {name} lies there");
                 }
                 Self::from_secondary(io, reason)
@@ -94,7 +96,7 @@ impl Luks2 {
         let mut found = Vec::new();
         let mut rejected = Vec::new();
         for offset in HEADER_SIZES {
-            match read_copy(io, offset)? {
+            match read_copy(io, offset) {
                 Ok(copy) => found.push(copy),
                 Err(flaw) if flaw.at == "magic" => {}
                 Err(flaw) => rejected.push(format!("at offset {offset}: {flaw}")),
@@ -131,23 +133,31 @@ impl Luks2 {
     }
 }
 
-/// Reads and validates the copy at `offset_bytes`; the outer error is the storage's.
-fn read_copy(io: &mut dyn ReadAt, offset_bytes: u64) -> Result<Result<Copy, Flaw>, LuksError> {
+fn of_the_same_volume(primary: &Copy, secondary: Copy) -> Result<Copy, Flaw> {
+    if secondary.binary.uuid == primary.binary.uuid {
+        return Ok(secondary);
+    }
+    let (theirs, ours) = (shown(&secondary.binary.uuid), shown(&primary.binary.uuid));
+    Err(Flaw::new("uuid", format!("is {theirs}, another volume's: the primary has {ours}")))
+}
+
+/// Reads and validates the copy at `offset_bytes`.
+fn read_copy(io: &mut dyn ReadAt, offset_bytes: u64) -> Result<Copy, Flaw> {
     let magic = if offset_bytes == 0 { binary::PRIMARY_MAGIC } else { SECONDARY_MAGIC };
-    let end = offset_bytes + BINARY_BYTES as u64;
-    if io.size_bytes() < end || !read_vec(io, offset_bytes, magic.len())?.starts_with(magic) {
-        return Ok(Err(Flaw::new("magic", "not there")));
-    }
-    let bytes = read_vec(io, offset_bytes, BINARY_BYTES)?;
-    let (binary, place) = match Binary::parse(&bytes, offset_bytes) {
-        Ok(parsed) => parsed,
-        Err(flaw) => return Ok(Err(flaw)),
+    let volume_bytes = io.size_bytes();
+    let mut read = |len| {
+        read_vec(io, offset_bytes, len).map_err(|error| Flaw::new("storage", in_full(&error)))
     };
-    if io.size_bytes() < offset_bytes + binary.hdr_size {
-        return Ok(Err(Flaw::new("hdr_size", "reaches past the end of the volume")));
+    let end = offset_bytes + BINARY_BYTES as u64;
+    if volume_bytes < end || !read(magic.len())?.starts_with(magic) {
+        return Err(Flaw::new("magic", "not there"));
     }
-    let bytes = read_vec(io, offset_bytes, binary.hdr_size as usize)?;
-    Ok(validate(&bytes, &binary).map(|metadata| Copy { binary, place, metadata }))
+    let (binary, place) = Binary::parse(&read(BINARY_BYTES)?, offset_bytes)?;
+    if volume_bytes < offset_bytes + binary.hdr_size {
+        return Err(Flaw::new("hdr_size", "reaches past the end of the volume"));
+    }
+    let metadata = validate(&read(binary.hdr_size as usize)?, &binary)?;
+    Ok(Copy { binary, place, metadata })
 }
 
 fn validate(copy: &[u8], binary: &Binary) -> Result<Metadata, Flaw> {

@@ -142,14 +142,9 @@ impl Luks2 {
     ) -> Result<Plan, LuksError> {
         self.check_unchanged(io)?;
         let keyslot = self.metadata.keyslots.get(&slot).ok_or(LuksError::NoSuchKeyslot(slot))?;
-        let owner = self.metadata.digest_of_segment(0);
-        // Slots whose derivation we cannot run don't count: they might be forged.
-        let opens = |id: &u32| {
-            self.metadata.digest_of_keyslot(*id) == owner
-                && self
-                    .usable(*id)
-                    .is_ok_and(|usable| usable.kdf.check(&KdfLimits::default()).is_ok())
-        };
+        // Slots that unlocking would skip don't count: they might be forged.
+        let limits = KdfLimits::default();
+        let opens = |id: &u32| self.usable_unnamed(*id, &limits).is_ok();
         let others = self.metadata.keyslots.keys().filter(|id| **id != slot).any(opens);
         if !others && !force {
             return Err(LuksError::LastKeyslot(slot));

@@ -68,7 +68,9 @@ impl KmsToken {
 }
 
 /// Plans a new LUKS2 volume with a fresh random volume key and one keyslot, number 0. Whatever the
-/// volume held is lost: ask [`crate::probe()`] first.
+/// volume held is lost: ask [`crate::probe()`] first. The plan empties everything before the data;
+/// the last [`crate::PROBED_TAIL_BYTES`] of the volume, where others keep signatures, are the
+/// caller's to zero.
 ///
 /// # Errors
 /// [`LuksError::BadParameter`]; failures of the random generator and of key memory.

@@ -9,6 +9,11 @@ use serde_json::{Map, Value};
 
 use crate::error::Flaw;
 
+/// Members of an object, or of a list that names them: twice what `cryptsetup` makes of any kind
+/// (`LUKS2_KEYSLOTS_MAX`, `_TOKENS_MAX`, `_SEGMENT_MAX` are 32). Checks between members take the
+/// square of this.
+const MAX_MEMBERS: usize = 64;
+
 /// A value and where it stands.
 #[derive(Clone)]
 pub(crate) struct Node<'a> {
@@ -48,7 +53,9 @@ impl<'a> Node<'a> {
 
     /// The members of an object whose keys are numbers.
     pub(crate) fn numbered(&self) -> Result<Vec<(u32, Self)>, Flaw> {
-        self.object()?
+        let members = self.object()?;
+        self.check_count(members.len())?;
+        members
             .iter()
             .map(|(key, value)| {
                 let child = self.child(key, value);
@@ -92,8 +99,10 @@ impl<'a> Node<'a> {
 
     /// An array of identifiers, without repetition.
     pub(crate) fn ids(&self) -> Result<Vec<u32>, Flaw> {
+        let texts = self.strings()?;
+        self.check_count(texts.len())?;
         let mut ids = Vec::new();
-        for text in self.strings()? {
+        for text in texts {
             let id = id(text).ok_or_else(|| self.flaw(format!("{text:?} is no number")))?;
             if ids.contains(&id) {
                 return Err(self.flaw(format!("names {id} twice")));
@@ -101,6 +110,14 @@ impl<'a> Node<'a> {
             ids.push(id);
         }
         Ok(ids)
+    }
+
+    fn check_count(&self, members: usize) -> Result<(), Flaw> {
+        if members <= MAX_MEMBERS {
+            Ok(())
+        } else {
+            Err(self.flaw(format!("has {members} members, more than {MAX_MEMBERS}")))
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! too. Reasons say which tool can help.
 
 use super::Luks2;
-use super::model::{Af, KeyslotKind, Luks2Keyslot, SegmentKind};
+use super::model::{Af, DigestKind, KeyslotKind, Luks2Keyslot, SegmentKind};
 use super::rules::REENCRYPT;
 use crate::af;
 use crate::hash::Hash;
+use crate::kdf::{Kdf, KdfLimits, check_iterations};
 use crate::material::{ENCRYPTION, algorithm};
 
 impl Luks2 {
@@ -64,8 +65,26 @@ impl Luks2 {
         reasons
     }
 
-    /// The key derivation, area and hash of a keyslot that we can open; the reason if we cannot.
-    pub(super) fn usable(&self, slot: u32) -> Result<UsableKeyslot<'_>, String> {
+    /// As [`Self::usable`], for somebody who has not named this keyslot.
+    pub(super) fn usable_unnamed(
+        &self,
+        slot: u32,
+        limits: &KdfLimits,
+    ) -> Result<UsableKeyslot<'_>, String> {
+        match self.metadata.keyslots.get(&slot) {
+            Some(keyslot) if keyslot.priority == 0 => {
+                Err("has priority 0: used only when named".into())
+            }
+            _ => self.usable(slot, limits),
+        }
+    }
+
+    /// What is needed to get the volume key from a keyslot; the reason if we cannot or may not.
+    pub(super) fn usable(
+        &self,
+        slot: u32,
+        limits: &KdfLimits,
+    ) -> Result<UsableKeyslot<'_>, String> {
         let Some(keyslot) = self.metadata.keyslots.get(&slot) else {
             return Err("does not exist".into());
         };
@@ -95,13 +114,35 @@ impl Luks2 {
             Af::Unknown(kind) => return Err(format!("unknown anti-forensic type {kind:?}")),
         };
         let area = keyslot.area.ok_or("has no area")?;
+        let (digest, digest_iterations) = self.digest_for(slot, limits)?;
+        kdf.check(limits)?;
         Ok(UsableKeyslot {
             key_bytes: keyslot.key_size,
             area_key_bytes: *area_key_size,
             area_offset: area.offset,
             af_hash,
             kdf,
+            digest,
+            digest_iterations,
         })
+    }
+
+    /// The digest a keyslot's key is told by, and what that costs; the reason when the key is not
+    /// that of the data.
+    fn digest_for(&self, slot: u32, limits: &KdfLimits) -> Result<(u32, u32), String> {
+        let digest = self.metadata.digest_of_keyslot(slot).ok_or("is in no digest")?;
+        if self.metadata.digest_of_segment(0) != Some(digest) {
+            return Err("holds a key that is not the volume's (unbound)".into());
+        }
+        match &self.metadata.digests[&digest].kind {
+            DigestKind::Pbkdf2 { hash, iterations, .. } => {
+                Hash::from_name(hash)
+                    .ok_or_else(|| format!("its digest has the unknown hash {hash:?}"))?;
+                check_iterations(*iterations, limits).map_err(|r| format!("its digest: {r}"))?;
+                Ok((digest, *iterations))
+            }
+            DigestKind::Unknown(kind) => Err(format!("its digest has the unknown type {kind:?}")),
+        }
     }
 }
 
@@ -111,5 +152,7 @@ pub(super) struct UsableKeyslot<'a> {
     pub(super) area_key_bytes: u32,
     pub(super) area_offset: u64,
     pub(super) af_hash: Hash,
-    pub(super) kdf: &'a crate::kdf::Kdf,
+    pub(super) kdf: &'a Kdf,
+    pub(super) digest: u32,
+    pub(super) digest_iterations: u32,
 }

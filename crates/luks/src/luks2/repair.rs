@@ -38,7 +38,7 @@ pub(crate) fn repair(
         };
         if offset_bytes == 0
             && !force
-            && let Some(name) = probe::foreign(io)?
+            && let Some(name) = probe::foreign(io)
         {
             return Err(LuksError::CannotRepair(format!(
                 "the primary header was overwritten by something else: {name} lies at offset 0. \

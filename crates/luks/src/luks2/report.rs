@@ -96,7 +96,7 @@ impl Luks2 {
                 kdf,
                 offset_bytes: keyslot.area.map(|area| area.offset),
                 size_bytes: keyslot.area.map(|area| area.size),
-                unusable: self.usable(*id).and_then(|usable| usable.kdf.check(&limits)).err(),
+                unusable: self.usable(*id, &limits).err(),
             }
         });
         each.collect()

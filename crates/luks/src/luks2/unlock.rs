@@ -9,11 +9,11 @@ use sealblk_secret::SecretBytes;
 use super::Luks2;
 use super::model::{DigestKind, SegmentKind};
 use super::refusal::UsableKeyslot;
-use crate::error::{LuksError, Skipped};
+use crate::error::{LuksError, Skipped, in_full, no_keyslot};
 use crate::hash::Hash;
 use crate::header::Unlocked;
 use crate::io::ReadAt;
-use crate::kdf::{KdfLimits, check_iterations, key_digest};
+use crate::kdf::{Budget, KdfLimits, key_digest};
 use crate::material;
 
 impl Luks2 {
@@ -28,6 +28,7 @@ impl Luks2 {
         if let Some(slot) = slot.filter(|slot| !self.metadata.keyslots.contains_key(slot)) {
             return Err(LuksError::NoSuchKeyslot(slot));
         }
+        let mut budget = Budget::new(limits);
         let mut tried = 0;
         let mut skipped = Vec::new();
         let mut candidates: Vec<u32> = match slot {
@@ -37,34 +38,27 @@ impl Luks2 {
         candidates.sort_by_key(|id| std::cmp::Reverse(self.metadata.keyslots[id].priority));
         for id in candidates {
             let mut skip = |reason: String| skipped.push(Skipped { slot: id, reason });
-            if slot.is_none() && self.metadata.keyslots[&id].priority == 0 {
-                skip("has priority 0: used only when named".into());
-                continue;
-            }
-            let usable = match self.usable(id) {
+            let usable = match slot {
+                Some(_) => self.usable(id, limits),
+                None => self.usable_unnamed(id, limits),
+            };
+            let affordable = usable.and_then(|usable| {
+                budget.spend(usable.kdf, usable.digest_iterations).map(|()| usable)
+            });
+            let usable = match affordable {
                 Ok(usable) => usable,
                 Err(reason) => {
                     skip(reason);
                     continue;
                 }
             };
-            let digest = match self.digest_for(id, limits) {
-                Ok(digest) => digest,
-                Err(reason) => {
-                    skip(reason);
-                    continue;
-                }
-            };
-            if let Err(reason) = usable.kdf.check(limits) {
-                skip(reason);
-                continue;
-            }
             match self.try_slot(io, passphrase, &usable, limits) {
-                Ok(key) if self.is_key_of(digest, &key) => {
-                    return Ok(Unlocked { key: Arc::new(key), slot: id, digest });
+                Ok(key) if self.is_key_of(usable.digest, &key) => {
+                    return Ok(Unlocked { key: Arc::new(key), slot: id, digest: usable.digest });
                 }
                 Ok(_) => tried += 1,
                 Err(LuksError::Kdf(reason)) => skip(reason),
+                Err(error @ LuksError::Read { .. }) => skip(in_full(&error)),
                 Err(error) => return Err(error),
             }
         }
@@ -80,23 +74,6 @@ impl Luks2 {
     ) -> Result<SecretBytes, LuksError> {
         let slot_key = usable.kdf.derive(passphrase, usable.area_key_bytes as usize, limits)?;
         material::open(io, usable.area_offset, &slot_key, usable.key_bytes, usable.af_hash)
-    }
-
-    /// The digest a keyslot's key is told by; the reason when the key is not that of the data.
-    fn digest_for(&self, slot: u32, limits: &KdfLimits) -> Result<u32, String> {
-        let digest = self.metadata.digest_of_keyslot(slot).ok_or("is in no digest")?;
-        if self.metadata.digest_of_segment(0) != Some(digest) {
-            return Err("holds a key that is not the volume's (unbound)".into());
-        }
-        match &self.metadata.digests[&digest].kind {
-            DigestKind::Pbkdf2 { hash, iterations, .. } => {
-                Hash::from_name(hash)
-                    .ok_or_else(|| format!("its digest has the unknown hash {hash:?}"))?;
-                check_iterations(*iterations, limits).map_err(|r| format!("its digest: {r}"))?;
-                Ok(digest)
-            }
-            DigestKind::Unknown(kind) => Err(format!("its digest has the unknown type {kind:?}")),
-        }
     }
 
     /// Whether `key` is the key whose digest this is.
@@ -122,15 +99,25 @@ impl Luks2 {
         }
         let key_bytes = u32::try_from(unlocked.key.expose().len()).unwrap_or(0);
         let algorithm = material::algorithm(key_bytes).ok_or(LuksError::ForeignKey)?;
+        // One digest owns all segments, or they would have been refused.
+        if self.metadata.digest_of_segment(0) != Some(unlocked.digest) {
+            return Err(LuksError::ForeignKey);
+        }
+        let mut specs = self.placed(volume_bytes)?;
+        for spec in &mut specs {
+            spec.crypt = Some((algorithm, Arc::clone(&unlocked.key)));
+        }
+        Ok(specs)
+    }
+
+    /// Where the segments lie on a volume of `volume_bytes`; still without a key.
+    fn placed(&self, volume_bytes: u64) -> Result<Vec<SegmentSpec>, LuksError> {
         let mut start = 0;
         let mut specs: Vec<SegmentSpec> = Vec::new();
         for (id, segment) in self.metadata.live_segments() {
             let SegmentKind::Crypt { iv_tweak, sector_bytes, .. } = segment.kind else {
-                return Err(LuksError::ForeignKey);
+                return Err(LuksError::Refused(vec![format!("segment {id}: is not encrypted")]));
             };
-            if self.metadata.digest_of_segment(id) != Some(unlocked.digest) {
-                return Err(LuksError::ForeignKey);
-            }
             let outside = |problem: &str| LuksError::SegmentOutside {
                 segment: id,
                 volume_bytes,
@@ -165,10 +152,28 @@ impl Luks2 {
                 volume_start: segment.offset / SECTOR_BYTES,
                 iv_start: iv_tweak,
                 sector_bytes,
-                crypt: Some((algorithm, Arc::clone(&unlocked.key))),
+                crypt: None,
             });
             start += sectors;
         }
         Ok(specs)
+    }
+
+    /// Why a volume of `volume_bytes` will not be served, refusals included.
+    pub(crate) fn obstacles(&self, volume_bytes: u64) -> Vec<String> {
+        let mut reasons = self.refusals();
+        if reasons.is_empty() {
+            reasons.extend(self.placed(volume_bytes).err().map(|error| error.to_string()));
+        }
+        let limits = KdfLimits::default();
+        let unusable = |slot: &u32| {
+            let reason = self.usable_unnamed(*slot, &limits).err()?;
+            Some(Skipped { slot: *slot, reason })
+        };
+        let skipped: Vec<_> = self.metadata.keyslots.keys().map_while(unusable).collect();
+        if skipped.len() == self.metadata.keyslots.len() {
+            reasons.push(no_keyslot(&skipped));
+        }
+        reasons
     }
 }

@@ -115,33 +115,30 @@ fn two_valid_secondaries_without_a_primary_are_ambiguous() {
 }
 
 #[test]
-fn signatures_are_told_apart() {
-    use crate::{Found, probe};
-    let mut cases: Vec<(usize, &[u8], &str)> = vec![
-        (1024 + 0x38, b"\x53\xef", "ext2"),
-        (0, b"XFSB", "xfs"),
-        (65536 + 64, b"_BHRfS_M", "btrfs"),
-        (4086, b"SWAPSPACE2", "Linux swap"),
-        (512, b"LABELONE................LVM2 001", "an LVM2 physical volume"),
-        (512, b"EFI PART", "a GPT partition table"),
-        (510, b"\x55\xaa", "a boot sector or MBR partition table"),
-        (0, b"QFI\xfb", "qcow2"),
-        (0, b"KDMV", "VMDK"),
-        ((1 << 20) - 512, b"EFI PART", "a GPT partition table (its backup, at the end)"),
-        (0, b"LUKS\xba\xbe\0\x09", "a LUKS header of an unknown version"),
-    ];
-    for (at, bytes, name) in cases.drain(..) {
-        let mut image = vec![0; 1 << 20];
-        image[at..at + bytes.len()].copy_from_slice(bytes);
-        assert_eq!(probe(&mut image.as_slice()).unwrap(), Found::Other(name));
-    }
-    assert_eq!(probe(&mut vec![0; 1 << 20].as_slice()).unwrap(), Found::Nothing);
-    assert_eq!(probe(&mut [].as_slice()).unwrap(), Found::Nothing);
-    for (name, found) in
-        [("l1-qemu-aes256.img.xz", Found::Luks1), ("l2-512-k512.img.xz", Found::Luks2)]
-    {
-        assert_eq!(probe(&mut kat(name).as_slice()).unwrap(), found);
-    }
+fn a_secondary_of_another_volume_does_not_win_by_its_seqid() {
+    let mut image = volume();
+    let ours = load(&image).unwrap().uuid();
+    image[16384 + 16..16384 + 24].copy_from_slice(&99_u64.to_be_bytes());
+    let outranked = image.clone();
+    image[16384 + 168] = if image[16384 + 168] == b'a' { b'b' } else { b'a' };
+    fix(&mut image[16384..32768]);
+    let theirs = String::from_utf8(image[16384 + 168..16384 + 204].to_vec()).unwrap();
+
+    let report = load(&image).unwrap().report();
+    assert_eq!((report.uuid.as_str(), report.seqid), (ours.as_str(), Some(1)));
+    assert_eq!(report.copies[0].damage, None);
+    let damage = report.copies[1].damage.as_ref().unwrap();
+    assert!(damage.contains(&format!("uuid: is {theirs}, another volume's")), "{damage}");
+    let (_, plan) = crate::repair(&mut image.as_slice(), false, &mut rng(1)).unwrap();
+    execute(&mut image, &plan);
+    let report = load(&image).unwrap().report();
+    assert_eq!(report.uuid, ours);
+    assert!(report.copies.iter().all(|copy| copy.damage.is_none()));
+
+    // The same volume's does.
+    let mut image = outranked;
+    fix(&mut image[16384..32768]);
+    assert_eq!(load(&image).unwrap().report().seqid, Some(99));
 }
 
 #[test]

@@ -70,6 +70,25 @@ fn other_ciphers_hashes_and_costs_are_refused() {
     }
 }
 
+#[test]
+fn obstacles_are_refusals_and_what_the_size_and_the_keyslots_say() {
+    let header = load(&small_header()).unwrap();
+    let data = 4096 * 512;
+    assert_eq!(header.obstacles(data + 512), Vec::<String>::new());
+    assert!(header.obstacles(data + 511).concat().contains("its data begins at 2097152"));
+    for (reason, at, bytes) in [
+        ("hash \"ripemd160\" is not supported", 72, b"ripemd160\0".as_slice()),
+        ("volume key digest: pbkdf2 with 0 iterations", 164, &[0; 4]),
+        ("keyslot 0: pbkdf2 with 0 iterations", 212, &[0; 4]),
+        ("there is no keyslot that could open it", 208, &0x0000_dead_u32.to_be_bytes()),
+    ] {
+        let mut image = small_header();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        let found = load(&image).unwrap().obstacles(data + 512).join("; ");
+        assert!(found.contains(reason), "{reason}: {found}");
+    }
+}
+
 /// Torn writes of the header's two sectors: each is whole or not written.
 #[test]
 fn keyslots_come_and_go_without_a_moment_in_which_the_volume_does_not_open() {

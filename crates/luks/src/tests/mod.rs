@@ -2,12 +2,15 @@
 
 mod copies;
 mod crash;
+mod faults;
 mod interop;
 mod kat;
+mod keyslots;
 mod luks1;
 mod properties;
 mod reencrypt;
 mod rules;
+mod signatures;
 
 use std::io;
 use std::path::PathBuf;

@@ -13,8 +13,13 @@ fn exercise(image: &[u8]) {
     if let Ok(header) = load(image) {
         serde_json::to_string(&header.report()).unwrap();
         let _ = header.refusals();
-        let limits =
-            KdfLimits { argon2_memory_kib: 64, argon2_work_kib: 256, pbkdf2_iterations: 1000 };
+        let _ = header.obstacles(image.len() as u64);
+        let limits = KdfLimits {
+            argon2_memory_kib: 64,
+            argon2_work_kib: 256,
+            pbkdf2_iterations: 1000,
+            ..KdfLimits::default()
+        };
         let _ = header.unlock(&mut io, &secret("x"), &limits);
         let _ = header.remove_keyslot(&mut io, 0, true, &mut rng(1));
     }

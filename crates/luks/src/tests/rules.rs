@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-type Change = fn(&mut Value);
+pub(super) type Change = fn(&mut Value);
 
 /// Name of the reason (a part of its text), and how to earn it.
 const INVALID: &[(&str, Change)] = &[
@@ -71,6 +71,13 @@ const INVALID: &[(&str, Change)] = &[
         for id in 1..33 {
             j["keyslots"][id.to_string()] = json!({"type": "future", "key_size": 1});
         }
+    }),
+    ("tokens.0.keyslots: has 65 members, more than 64", |j| {
+        j["tokens"]["0"]["keyslots"] = (0..65).map(|id: u32| id.to_string()).collect();
+    }),
+    ("segments: has 65 members, more than 64", |j| {
+        j["segments"]["0"]["size"] = json!("512");
+        (1..65).for_each(|id| segment(j, &id.to_string(), "16777728", "512"));
     }),
     ("tokens.0.keyslots: names keyslot 5", |j| j["tokens"]["0"]["keyslots"] = json!(["5"])),
     ("tokens.0.keyslots: names 0 twice", |j| j["tokens"]["0"]["keyslots"] = json!(["0", "0"])),
@@ -270,7 +277,7 @@ fn segment(json: &mut Value, id: &str, offset: &str, size: &str) {
     json["digests"]["0"]["segments"].as_array_mut().unwrap().push(json!(id));
 }
 
-fn argon2(json: &mut Value, time: u32, memory: u32, cpus: u32) {
+pub(super) fn argon2(json: &mut Value, time: u32, memory: u32, cpus: u32) {
     json["keyslots"]["0"]["kdf"] = json!({
         "type": "argon2id", "time": time, "memory": memory, "cpus": cpus,
         "salt": json["keyslots"]["0"]["kdf"]["salt"],
@@ -331,62 +338,37 @@ fn what_the_specification_leaves_open_is_accepted() {
 }
 
 #[test]
-fn a_keyslot_of_priority_0_opens_when_it_is_named() {
+fn obstacles_are_refusals_and_what_the_size_and_the_keyslots_say() {
     let image = volume();
-    let mut json = json_of(&image);
-    json["keyslots"]["0"]["priority"] = json!(0);
-    let image = with_json(&image, &json);
-    let header = load(&image).unwrap();
-    let limits = KdfLimits::default();
-    header.unlock_slot(&mut image.as_slice(), &secret(OLD), 0, &limits).unwrap();
-}
-
-#[test]
-fn unknown_fields_and_tokens_survive_a_rewrite() {
-    let image = volume();
-    let mut json = json_of(&image);
-    json["tokens"]["7"] = json!({"type": "other", "keyslots": ["0"], "deep": {"x": [1.5, null]}});
-    json["config"]["future"] = json!("kept");
-    json["keyslots"]["0"]["kdf"]["leftover"] = json!(true);
-    let mut image = with_json(&image, &json);
-    let unlocked = unlock(&image, OLD).unwrap();
-    let new = crate::NewKeyslot {
-        token: Some(KmsToken { key_id: "k2".into() }),
-        ..crate::NewKeyslot::default()
+    let size = image.len() as u64;
+    let obstacles = |change: Change, volume_bytes: u64| {
+        let mut json = json_of(&image);
+        change(&mut json);
+        load(&with_json(&image, &json)).unwrap().obstacles(volume_bytes)
     };
-    let (slot, plan) = load(&image)
-        .unwrap()
-        .add_keyslot(&mut image.as_slice(), &unlocked, &secret(NEW), &new, &mut rng(6))
-        .unwrap();
-    execute(&mut image, &plan);
-    let added = json_of(&image);
-    assert_eq!(added["tokens"]["7"], json["tokens"]["7"]);
-    assert_eq!(added["config"], json["config"]);
-    assert_eq!(added["keyslots"]["0"], json["keyslots"]["0"]);
-    assert_eq!(
-        added["tokens"]["1"],
-        json!({"type": "sealblk-kms", "keyslots": ["1"], "kid": "k2"})
+    assert_eq!(obstacles(|_| {}, size), Vec::<String>::new());
+    for (reason, change) in REFUSED.iter().chain(UNUSABLE) {
+        let found = obstacles(*change, size).join("; ");
+        assert!(found.contains(reason), "{reason}: {found}");
+    }
+    for (reason, volume_bytes) in [
+        ("it begins at 16777216", 1 << 20),
+        ("nothing is left for data", 16 << 20),
+        ("nothing is left for data", (16 << 20) + 511),
+    ] {
+        let found = obstacles(|_| {}, volume_bytes).join("; ");
+        assert!(found.contains(reason), "{volume_bytes}: {found}");
+    }
+    let without = obstacles(
+        |json| {
+            json["keyslots"] = json!({});
+            json["tokens"] = json!({});
+            json["digests"]["0"]["keyslots"] = json!([]);
+        },
+        size,
     );
-
-    let plan = load(&image)
-        .unwrap()
-        .remove_keyslot(&mut image.as_slice(), slot, false, &mut rng(6))
-        .unwrap();
-    execute(&mut image, &plan);
-    assert_eq!(json_of(&image), json, "removing what was added gives the header of before");
-}
-
-#[test]
-fn the_last_keyslot_stays_unless_forced_and_stale_plans_are_not_made() {
-    let mut image = volume();
-    let header = load(&image).unwrap();
-    let mut io = image.as_slice();
-    let remove = |io: &mut &[u8], force| header.remove_keyslot(io, 0, force, &mut rng(1));
-    assert!(matches!(remove(&mut io, false), Err(LuksError::LastKeyslot(0))));
-    remove(&mut io, true).unwrap();
-    let plan = remove(&mut io, true).unwrap();
-    execute(&mut image, &plan);
-    let mut io = image.as_slice();
-    assert!(matches!(remove(&mut io, true), Err(LuksError::Changed)));
-    assert!(message(unlock(&image, OLD)).contains("0 tried, 0 skipped"));
+    assert_eq!(without, ["there is no keyslot that could open it"]);
+    let unknown_hash =
+        obstacles(|json| json["digests"]["0"]["hash"] = json!("md5"), size).join("; ");
+    assert!(unknown_hash.contains("its digest has the unknown hash \"md5\""), "{unknown_hash}");
 }

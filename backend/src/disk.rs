@@ -109,6 +109,16 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
     }
     let engine = engine_config(&config);
     let disk = Disk::new(&volume, &unlocked.segments, &profile, &engine)?;
+    if let Some(ring) = disk.ring_features() {
+        tracing::info!(
+            disk = config.name,
+            level = ?ring.level,
+            fixed_files = ring.fixed_files,
+            fixed_buffers = ring.fixed_buffers,
+            restricted = ring.restricted,
+            "io_uring"
+        );
+    }
     let status = VolumeStatus {
         name: config.name.clone(),
         uri: config.uri.clone(),

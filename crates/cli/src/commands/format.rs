@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use sealblk_cipher::Algorithm;
-use sealblk_luks::{FormatParams, Found, SlotKdf};
+use sealblk_luks::{FormatParams, Found, PROBED_TAIL_BYTES, SlotKdf};
 use sealblk_volume::Uri;
 
 use crate::args::{self, Cipher, Kdf};
@@ -20,10 +20,6 @@ use crate::target::Target;
 
 /// Where `sealblk-luks` puts the data of new volumes, in bytes: cryptsetup's default.
 const HEADER_BYTES: u64 = 16 << 20;
-
-/// Bytes at the volume's end in which the signatures lie that are kept there (backup GPT, RAID,
-/// fixed VHD). Zeroed with the others, or the next tool would find them.
-const TAIL_BYTES: u64 = 128 << 10;
 
 /// Guests address 512-byte sectors, and a whole number of 4 KiB fits every sector size.
 const SIZE_UNIT: u64 = 4096;
@@ -62,7 +58,7 @@ pub(crate) fn run(args: &args::Format, console: &mut Console<'_>) -> Result<(), 
         // Not before the header is durable: a crash must not leave the old content without its
         // backup partition table and the like.
         None => {
-            let tail = target.size_bytes().saturating_sub(HEADER_BYTES).min(TAIL_BYTES);
+            let tail = target.size_bytes().saturating_sub(HEADER_BYTES).min(PROBED_TAIL_BYTES);
             target.wipe(target.size_bytes() - tail, tail)?;
         }
     }

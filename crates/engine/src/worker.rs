@@ -199,8 +199,11 @@ impl Worker {
             && takes
             && queue.virtqueue.enable_kick()
         {
-            // Requests arrived while we made up our mind.
+            // Requests arrived while we made up our mind. Those before must not wait for them.
             queue.virtqueue.disable_kick();
+            if self.ring.wants_enter() {
+                self.submit();
+            }
             return;
         }
         let asleep = Instant::now();

@@ -21,6 +21,7 @@ use sealblk_volume::{OpenOptions, Volume};
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::host::Host;
 use crate::in_one_line;
+use crate::mend::mend_header;
 use crate::status::View;
 
 /// How long to wait for a volume that somebody holds: the kernel may still be finishing the last
@@ -164,17 +165,7 @@ fn unlock(
         .map_err(|error| explain(error, key, fetched.hint()))?;
     drop(fetched);
     let segments = header.segments(&unlocked, volume.geometry().size_bytes)?;
-    let report = header.report();
-    for copy in &report.copies {
-        if let Some(damage) = &copy.damage {
-            tracing::warn!(
-                disk = name,
-                "one header copy is damaged (offset {}): {damage}; the other one serves; \
-                 `sealblk repair` mends it",
-                copy.offset_bytes
-            );
-        }
-    }
+    mend_header(&**volume, &mut io, &header, name);
     let encryption = describe_encryption(&header, &segments, config.cipher.into())?;
     Ok(Unlocked { segments, encryption })
 }

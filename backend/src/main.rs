@@ -12,6 +12,7 @@ mod disk;
 mod host;
 mod limits;
 mod log;
+mod mend;
 mod notify;
 mod socket;
 mod status;

@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use sealblk_tests::{Client, Daemon, Pattern, TestVolume, run, sealblk, sealblk_command};
+use sealblk_tests::{
+    Client, ClientOptions, Daemon, Pattern, TestVolume, run, sealblk, sealblk_command,
+};
 
 const DISK: u64 = 4 << 20;
 
@@ -111,8 +113,9 @@ fn a_damaged_header_copy_is_served_around_and_repaired() -> Result<()> {
         let volume = TestVolume::formatted(DISK, 512)?;
         let file = std::fs::OpenOptions::new().write(true).open(&volume.image)?;
         file.write_all_at(&[0x55; 4096], copy_offset)?;
-        let mut daemon = Daemon::serve(&volume, &[])?;
-        Client::simple(daemon.socket())?.read(0, 4096)?;
+        let mut daemon = Daemon::serve(&volume, &["--read-only"])?;
+        let reader = ClientOptions { read_only: true, ..ClientOptions::default() };
+        Client::connect(daemon.socket(), reader)?.read(0, 4096)?;
         daemon.stop()?;
         sealblk(["repair", "--volume", &volume.uri(), "--yes"])?;
         ensure!(opens(&volume, &volume.key), "copy at {copy_offset}");
@@ -120,6 +123,23 @@ fn a_damaged_header_copy_is_served_around_and_repaired() -> Result<()> {
         file.write_all_at(&[0x55; 4096], 16384 - copy_offset)?;
         let daemon = Daemon::serve(&volume, &[])?;
         Client::simple(daemon.socket())?.read(0, 4096)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_header_copy_is_mended_when_the_volume_is_served() -> Result<()> {
+    for copy_offset in [0, 16384] {
+        let volume = TestVolume::formatted(DISK, 512)?;
+        let file = std::fs::OpenOptions::new().write(true).open(&volume.image)?;
+        for damaged in [copy_offset, 16384 - copy_offset] {
+            file.write_all_at(&[0x55; 4096], damaged)?;
+            let mut daemon = Daemon::serve(&volume, &[])?;
+            // It is ready, so what it had to mend is mended and logged.
+            daemon.stop()?;
+            ensure!(daemon.log().text().contains("header copy rewritten"), "at {damaged}");
+        }
+        ensure!(opens(&volume, &volume.key), "first damage at {copy_offset}");
     }
     Ok(())
 }

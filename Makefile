@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup build demo test lint audit fuzz clean
+.PHONY: help setup build demo test bench lint audit fuzz clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: setup ## Show it: an encrypted disk under a guest, a crash of the daemon, 
 
 test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
 	@scripts/test.sh
+
+bench: setup ## Measure: us encrypted and plain, and qemu-storage-daemon (some 5 minutes; BENCH_ARGS=--help)
+	@scripts/bench.sh $(BENCH_ARGS)
 
 lint: setup ## Format, clippy, licences, shell scripts, the crates' arrows
 	@scripts/lint.sh

@@ -89,6 +89,11 @@ impl Daemon {
         Self::launch("qemu-storage-daemon".into(), socket, args, false)
     }
 
+    /// Starts somebody else's server, which will listen on `socket`.
+    pub fn of_others(program: &str, socket: &Path, args: Vec<OsString>) -> Result<Self> {
+        Self::launch(program.into(), socket, args, false)
+    }
+
     fn launch(
         program: PathBuf,
         socket: &Path,

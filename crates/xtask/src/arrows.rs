@@ -52,6 +52,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Whole-system tests meet us as everybody else does: as processes.
     ("tests", &[]),
+    // So does the benchmark, with the same harness.
+    ("bench", &["tests"]),
 ];
 
 /// Crates of others that only these may use.

@@ -143,7 +143,7 @@ pub(crate) fn measure(class: Class, plan: &Plan) -> Result<ClassResult> {
 /// 0..count, in every other round backwards.
 fn turns(count: usize, round: usize) -> Vec<usize> {
     let forwards = 0..count;
-    if round % 2 == 0 { forwards.collect() } else { forwards.rev().collect() }
+    if round.is_multiple_of(2) { forwards.collect() } else { forwards.rev().collect() }
 }
 
 #[cfg(test)]

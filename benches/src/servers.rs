@@ -138,7 +138,7 @@ fn serve(kind: Kind, store: &Store, key: &Path) -> Result<Daemon> {
 }
 
 /// qemu-storage-daemon with an I/O thread, as libvirt users would run it.
-fn qemu_args(aio: Aio, luks: bool, store: &Store, key: &Path, socket: &PathBuf) -> Vec<OsString> {
+fn qemu_args(aio: Aio, luks: bool, store: &Store, key: &Path, socket: &Path) -> Vec<OsString> {
     let driver = if store.is_device { "host_device" } else { "file" };
     let file = format!(
         "driver={driver},node-name=f0,filename={},cache.direct=on,aio={}",

@@ -10,12 +10,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sealblk_block::in_one_line;
 use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
 use sealblk_volume::Uri;
 use serde::Deserialize;
 
-use crate::in_one_line;
 use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, load};
@@ -314,7 +314,7 @@ impl Config {
         );
         for (path, group) in sockets.chain([control]) {
             if let Some(group) = group {
-                find_group(path, group).map_err(|e| ConfigError(in_one_line(&e.into())))?;
+                find_group(path, group).map_err(|e| ConfigError(in_one_line(&e)))?;
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use sealblk_block::in_one_line;
 use sealblk_secret::Protection;
 use sealblk_session::{Event, Session, StopHandle};
 use tokio::net::UnixListener;
@@ -22,7 +23,7 @@ use crate::config::{Config, DaemonConfig, VolumeConfig};
 use crate::disk::{self, Opened};
 use crate::socket::SocketFile;
 use crate::status::Overview;
-use crate::{control, in_one_line, notify, socket};
+use crate::{control, notify, socket};
 
 /// How often to say what a long end is waiting for.
 const DRAIN_REPORT: Duration = Duration::from_secs(5);
@@ -98,7 +99,7 @@ fn first_failure(
     let mut failures = first.into_iter().chain(rest);
     let Some(first) = failures.next() else { return Ok(()) };
     for other in failures {
-        tracing::error!("{}", in_one_line(&other));
+        tracing::error!("{}", in_one_line(other.as_ref()));
     }
     Err(first)
 }
@@ -259,7 +260,7 @@ impl Serving {
         let Some(disk) = self.disks.get_mut(index) else { return pending().await };
         disk.ended = true;
         if let Err(error) = outcome {
-            tracing::error!("{}", in_one_line(&error));
+            tracing::error!("{}", in_one_line(error.as_ref()));
         }
         anyhow!(
             "volume {:?}: its session ended by itself, which is a defect; restart it",

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sealblk_api::{Encryption, VolumeStatus};
-use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
+use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError, in_one_line};
 use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
 use sealblk_engine::{Disk, EngineConfig};
 use sealblk_keys::KeySource;
@@ -20,7 +20,6 @@ use sealblk_volume::{OpenOptions, Volume};
 
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::host::Host;
-use crate::in_one_line;
 use crate::mend::mend_header;
 use crate::status::View;
 
@@ -317,9 +316,7 @@ impl ReadAt for Reader<'_> {
         if end.is_none_or(|end| end > self.size_bytes()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.0
-            .read_at(offset_bytes, buf)
-            .map_err(|error| io::Error::other(in_one_line(&error.into())))
+        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(in_one_line(&error)))
     }
 
     fn size_bytes(&self) -> u64 {

@@ -21,6 +21,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use sealblk_block::in_one_line;
 
 use crate::args::Args;
 use crate::config::{Config, LogFormat};
@@ -30,7 +31,7 @@ const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
     if let Err(error) = sealblk_secret::harden_process() {
-        let error = in_one_line(&error.into());
+        let error = in_one_line(&error);
         return complain(&format!("cannot keep keys out of core dumps: {error}"), 1);
     }
     socket::private_umask();
@@ -55,26 +56,11 @@ fn main() -> ExitCode {
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if format == LogFormat::Json => {
-            tracing::error!("{}", in_one_line(&error));
+            tracing::error!("{}", in_one_line(error.as_ref()));
             ExitCode::FAILURE
         }
-        Err(error) => complain(&in_one_line(&error), 1),
+        Err(error) => complain(&in_one_line(error.as_ref()), 1),
     }
-}
-
-/// An error and its causes, without those that the text before has named already. (The same as in
-/// `crates/cli`.)
-fn in_one_line(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
@@ -100,8 +86,8 @@ mod tests {
     #[test]
     fn a_cause_that_was_named_is_not_named_again() {
         let error = anyhow::anyhow!("no such file").context("reading: no such file");
-        assert_eq!(in_one_line(&error.context("volume")), "volume: reading: no such file");
+        assert_eq!(in_one_line(error.context("volume").as_ref()), "volume: reading: no such file");
         let error = anyhow::anyhow!("why").context("what");
-        assert_eq!(in_one_line(&error), "what: why");
+        assert_eq!(in_one_line(error.as_ref()), "what: why");
     }
 }

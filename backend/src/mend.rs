@@ -5,6 +5,7 @@
 //! one whose keys were just proven. A copy that can't be mended (a worn-out sector, something
 //! else's signature where the header was) is a warning and no more: the good one serves.
 
+use sealblk_block::in_one_line;
 use sealblk_luks::{Header, ReadAt, Step, repair};
 use sealblk_volume::Volume;
 
@@ -26,7 +27,7 @@ pub(crate) fn mend_header(volume: &dyn Volume, io: &mut dyn ReadAt, header: &Hea
             }
         }
         Err(error) => {
-            let error = crate::in_one_line(&error);
+            let error = in_one_line(error.as_ref());
             tracing::warn!(disk, error, "the damaged header copy stays; see `sealblk repair`");
         }
     }

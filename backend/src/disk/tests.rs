@@ -62,7 +62,7 @@ fn a_last_flush_that_fails_is_an_error() {
     let memory = || MemoryVolume::new(1 << 20, 512).unwrap();
     opened(Arc::new(memory())).close().unwrap();
     let error = opened(Arc::new(NeverDurable(memory()))).close().unwrap_err();
-    let text = in_one_line(&error);
+    let text = in_one_line(error.as_ref());
     assert!(text.contains("last flush") && text.contains("Input/output error"), "{text}");
     assert_eq!(text.matches("os error").count(), 1, "{text}");
 }
@@ -124,7 +124,7 @@ fn a_header_of_another_version_or_volume_is_refused() {
     let pinned = |pins: &str| {
         load(&mut image.as_slice(), &config(&format!("key = \"file:/k\"\n{pins}")))
             .map(|header| header.uuid())
-            .map_err(|error| in_one_line(&error))
+            .map_err(|error| in_one_line(error.as_ref()))
     };
     let uuid = pinned("").unwrap();
     let upper = uuid.to_uppercase();

@@ -1,6 +1,23 @@
 //! The error of everything that touches a volume: a small kind to match on, and words for a person.
 
+use std::error::Error;
 use std::io;
+
+/// An error and its causes on one line, for a place where only text goes; without those that the
+/// text before has named already.
+pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    text
+}
 
 /// What went wrong, for code that has to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

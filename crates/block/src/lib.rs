@@ -8,7 +8,7 @@ mod error;
 mod extent;
 mod span;
 
-pub use error::{ErrorKind, VolumeError};
+pub use error::{ErrorKind, VolumeError, in_one_line};
 pub use extent::{Extent, SECTOR_BYTES, sectors_of};
 pub use span::Span;
 

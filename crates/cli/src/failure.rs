@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use sealblk_block::in_one_line;
+
 /// Why a command did nothing or not all.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -23,25 +25,10 @@ impl Failure {
     /// What to tell, without the program's name.
     pub(crate) fn message(&self) -> String {
         match self {
-            Self::Failed(error) => in_one_line(error),
+            Self::Failed(error) => in_one_line(error.as_ref()),
             Self::Refused(why) => format!("refused: {why}"),
         }
     }
-}
-
-/// An error and its causes, without those that the text before has named already. (The same as in
-/// `backend`.)
-pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use anyhow::Context;
-use sealblk_block::VolumeError;
+use sealblk_block::{VolumeError, in_one_line};
 use sealblk_luks::{Plan, ReadAt, Step};
 use sealblk_volume::{OpenOptions, Uri, Volume};
 
 use crate::console::Console;
-use crate::failure::{Failure, in_one_line};
+use crate::failure::Failure;
 use crate::header_lock::HeaderLock;
 
 /// A volume that nobody else uses, with cryptsetup's lock on its header.
@@ -78,9 +78,7 @@ impl ReadAt for Reader<'_> {
         if end.is_none_or(|end| end > self.size_bytes()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.0
-            .read_at(offset_bytes, buf)
-            .map_err(|error| io::Error::other(in_one_line(&error.into())))
+        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(in_one_line(&error)))
     }
 
     fn size_bytes(&self) -> u64 {

@@ -176,7 +176,7 @@ impl Worker {
     }
 
     /// Hands a chunk, or what is left of it, to the lane.
-    fn send(&mut self, id: u32) {
+    pub(super) fn send(&mut self, id: u32) {
         let durable = !self.writeback;
         let registered = self.registered;
         let chunk = *self.chunks.get_mut(id);
@@ -218,11 +218,6 @@ impl Worker {
             self.send(id);
         }
         any
-    }
-
-    /// Submits a chunk again that was held back.
-    pub(super) fn send_held(&mut self, id: u32) {
-        self.send(id);
     }
 
     /// A chunk came back from the lane.

@@ -112,7 +112,7 @@ impl Worker {
     pub(super) fn go_on(&mut self) -> bool {
         let mut any = self.send_unsent();
         while let Some(id) = self.hold.due() {
-            self.send_held(id);
+            self.send(id);
             any = true;
         }
         while let Some(&head) = self.waiting.front() {

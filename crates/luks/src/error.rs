@@ -20,12 +20,6 @@ impl Flaw {
     }
 }
 
-/// An error with its causes, for a place where only text goes.
-pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// A keyslot that was not tried, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use sealblk_block::in_one_line;
 use sealblk_cipher::SegmentSpec;
 use sealblk_secret::SecretBytes;
 
 use super::Luks1;
 use super::phdr::{SECTOR, SLOTS, Slot};
-use crate::error::{LuksError, Skipped, in_full, no_keyslot};
+use crate::error::{LuksError, Skipped, no_keyslot};
 use crate::hash::Hash;
 use crate::header::Unlocked;
 use crate::io::ReadAt;
@@ -44,7 +45,7 @@ impl Luks1 {
                     return Ok(Unlocked { key: Arc::new(key), slot: id, digest: 0 });
                 }
                 Ok(_) => tried += 1,
-                Err(error @ LuksError::Read { .. }) => skip(in_full(&error)),
+                Err(error @ LuksError::Read { .. }) => skip(in_one_line(&error)),
                 Err(error) => return Err(error),
             }
         }

@@ -9,7 +9,9 @@
 use super::binary::{self, BINARY_BYTES, Binary, HEADER_SIZES, Place};
 use super::model::Metadata;
 use super::{Luks2, SECONDARY_MAGIC};
-use crate::error::{Flaw, LuksError, in_full};
+use sealblk_block::in_one_line;
+
+use crate::error::{Flaw, LuksError};
 use crate::io::ReadAt;
 use crate::text::shown;
 use crate::{probe, read_vec};
@@ -146,7 +148,7 @@ fn read_copy(io: &mut dyn ReadAt, offset_bytes: u64) -> Result<Copy, Flaw> {
     let magic = if offset_bytes == 0 { binary::PRIMARY_MAGIC } else { SECONDARY_MAGIC };
     let volume_bytes = io.size_bytes();
     let mut read = |len| {
-        read_vec(io, offset_bytes, len).map_err(|error| Flaw::new("storage", in_full(&error)))
+        read_vec(io, offset_bytes, len).map_err(|error| Flaw::new("storage", in_one_line(&error)))
     };
     let end = offset_bytes + BINARY_BYTES as u64;
     if volume_bytes < end || !read(magic.len())?.starts_with(magic) {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use sealblk_block::SECTOR_BYTES;
+use sealblk_block::{SECTOR_BYTES, in_one_line};
 use sealblk_cipher::SegmentSpec;
 use sealblk_secret::SecretBytes;
 
 use super::Luks2;
 use super::model::{DigestKind, SegmentKind};
 use super::refusal::UsableKeyslot;
-use crate::error::{LuksError, Skipped, in_full, no_keyslot};
+use crate::error::{LuksError, Skipped, no_keyslot};
 use crate::hash::Hash;
 use crate::header::Unlocked;
 use crate::io::ReadAt;
@@ -58,7 +58,7 @@ impl Luks2 {
                 }
                 Ok(_) => tried += 1,
                 Err(LuksError::Kdf(reason)) => skip(reason),
-                Err(error @ LuksError::Read { .. }) => skip(in_full(&error)),
+                Err(error @ LuksError::Read { .. }) => skip(in_one_line(&error)),
                 Err(error) => return Err(error),
             }
         }

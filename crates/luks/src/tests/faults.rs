@@ -94,7 +94,10 @@ fn an_unreadable_volume_is_not_taken_for_one_without_luks() {
     for (name, bad) in [("all", bad.as_slice()), ("both magics", &[0, 32])] {
         let error = open(&mut Faulty { image: &image, bad }, OLD).unwrap_err();
         assert!(matches!(error, LuksError::Read { offset_bytes: 0, .. }), "{name}: {error}");
-        assert_eq!(crate::error::in_full(&error), "cannot read 8 bytes at offset 0: medium error");
+        assert_eq!(
+            sealblk_block::in_one_line(&error),
+            "cannot read 8 bytes at offset 0: medium error"
+        );
     }
 }
 

@@ -190,7 +190,16 @@ impl Worker {
             }
             Memory::Direct => {
                 let iovecs = &self.slots.get_mut(chunk.slot).iovecs;
-                Buffer::Vectored { iovecs: iovecs.as_ptr(), count: iovecs.len() as u32, len_bytes }
+                match iovecs.as_slice() {
+                    // The kernel takes a single piece for less without a list around it.
+                    [one] => {
+                        Buffer::Flat { addr: one.iov_base.cast(), len_bytes, registered: None }
+                    }
+                    list => {
+                        let count = list.len() as u32;
+                        Buffer::Vectored { iovecs: list.as_ptr(), count, len_bytes }
+                    }
+                }
             }
             Memory::None => {
                 Buffer::Flat { addr: std::ptr::null_mut(), len_bytes: 0, registered: None }

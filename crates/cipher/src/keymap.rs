@@ -134,6 +134,11 @@ impl KeyMap {
         self.segments.iter().map(|segment| segment.sector_bytes).fold(SECTOR_BYTES_MIN, usize::max)
     }
 
+    /// Whether nothing on the disk is encrypted.
+    pub fn is_plain(&self) -> bool {
+        self.segments.iter().all(|segment| segment.cipher.is_none())
+    }
+
     /// What does the work, for the log and `status`: the first segment's, or "none".
     pub fn implementation(&self) -> &'static str {
         let mut ciphers = self.segments.iter().filter_map(|segment| segment.cipher.as_ref());

@@ -17,6 +17,7 @@ use sealblk_volume::{Buffer, LaneDone, LaneIo, LaneOp};
 use crate::bounce::{Bounce, RUN_BYTES_MAX};
 use crate::broken;
 use crate::chunk::{Chunk, ChunkKind, Memory};
+use crate::line::Slice;
 use crate::worker::Worker;
 
 /// Most pieces in one vectored I/O (`UIO_MAXIOV`, include/uapi/linux/uio.h).
@@ -27,6 +28,16 @@ const DIRECT_BYTES_MAX: u64 = 1 << 30;
 
 /// How often the kernel may ask to try an I/O again without moving a byte.
 const RETRIES_MAX: u8 = 64;
+
+/// What became of an attempt to make a request's next chunk.
+enum Issued {
+    /// It is on its way; there may be more.
+    Some,
+    /// There were none left.
+    All,
+    /// There is no room for it.
+    NoRoom,
+}
 
 /// Makes the bounce buffer known to the ring; none if the kernel refuses.
 pub(crate) fn register(ring: &mut Ring, bounce: &mut Bounce) -> Option<u16> {
@@ -41,61 +52,101 @@ impl Worker {
     /// out, and the request must wait.
     pub(super) fn issue(&mut self, head: u16) -> bool {
         loop {
-            let slot = self.slots.get_mut(head);
-            let Some(request) = slot.request else { broken("a request without a slot is issued") };
-            if slot.all_issued() {
-                return true;
+            match self.issue_chunk(head) {
+                Issued::Some => {}
+                Issued::All => return true,
+                Issued::NoRoom => return false,
             }
-            if !self.chunks.has_room() {
-                return false;
-            }
-            let (op, range) = (request.op, slot.ranges[slot.next_range]);
-            let rest =
-                Extent::new(range.start + slot.next_sector, range.sectors - slot.next_sector);
-            let Some(route) = self.keys.route(rest) else {
-                broken("a request past the key map's end was let in")
-            };
-            let (sectors, volume_bytes) = (route.sectors, route.volume_sector * SECTOR_BYTES);
-            let plain = route.cipher.is_none();
-            let mut chunk = Chunk {
-                kind: match op {
-                    Op::Read => ChunkKind::Read,
-                    Op::Write | Op::WriteZeroes { .. } => ChunkKind::Write,
-                    Op::Discard => ChunkKind::Discard,
-                    Op::Flush | Op::GetId => broken("a request without a range is issued"),
-                },
-                sector: rest.start,
-                data_bytes: slot.data_bytes,
-                volume_bytes,
-                len_bytes: sectors * SECTOR_BYTES,
-                ..Chunk::without_data(head, ChunkKind::Flush)
-            };
-            if chunk.kind != ChunkKind::Discard {
-                let moves_data = matches!(op, Op::Read | Op::Write);
-                let whole = chunk.data_bytes == 0 && chunk.len_bytes == request.data_bytes;
-                if plain && moves_data && whole && self.can_go_direct(head) {
-                    chunk.memory = Memory::Direct;
-                } else {
-                    let bytes = chunk.len_bytes.min(RUN_BYTES_MAX as u64) as usize;
-                    let Some(run) = self.bounce.take(bytes) else { return false };
-                    chunk.memory = Memory::Bounce(run);
-                    chunk.len_bytes = chunk.len_bytes.min(run.bytes() as u64);
-                }
-            }
-            let slot = self.slots.get_mut(head);
-            slot.chunks += 1;
-            slot.next_sector += chunk.len_bytes / SECTOR_BYTES;
-            slot.data_bytes += chunk.len_bytes;
-            if slot.next_sector == range.sectors {
-                slot.next_range += 1;
-                slot.next_sector = 0;
-            }
-            if chunk.kind == ChunkKind::Write {
-                self.fill(&chunk, op);
-            }
-            let id = self.chunks.insert(chunk);
-            self.send(id);
         }
+    }
+
+    /// Makes and submits the next chunk of a request.
+    fn issue_chunk(&mut self, head: u16) -> Issued {
+        let slot = self.slots.get_mut(head);
+        let Some(request) = slot.request else { broken("a request without a slot is issued") };
+        if slot.all_issued() {
+            return Issued::All;
+        }
+        if !self.chunks.has_room() {
+            return Issued::NoRoom;
+        }
+        let large = slot.large;
+        let (op, range) = (request.op, slot.ranges[slot.next_range]);
+        let rest = Extent::new(range.start + slot.next_sector, range.sectors - slot.next_sector);
+        let Some(route) = self.keys.route(rest) else {
+            broken("a request past the key map's end was let in")
+        };
+        let (sectors, volume_bytes) = (route.sectors, route.volume_sector * SECTOR_BYTES);
+        let plain = route.cipher.is_none();
+        let mut chunk = Chunk {
+            kind: match op {
+                Op::Read => ChunkKind::Read,
+                Op::Write | Op::WriteZeroes { .. } => ChunkKind::Write,
+                Op::Discard => ChunkKind::Discard,
+                Op::Flush | Op::GetId => broken("a request without a range is issued"),
+            },
+            sector: rest.start,
+            data_bytes: slot.data_bytes,
+            volume_bytes,
+            len_bytes: sectors * SECTOR_BYTES,
+            ..Chunk::without_data(head, ChunkKind::Flush)
+        };
+        if chunk.kind != ChunkKind::Discard {
+            let moves_data = matches!(op, Op::Read | Op::Write);
+            let whole = chunk.data_bytes == 0 && chunk.len_bytes == request.data_bytes;
+            if plain && moves_data && whole && self.can_go_direct(head) {
+                chunk.memory = Memory::Direct;
+            } else {
+                let most = if large { self.line.room_bytes() } else { RUN_BYTES_MAX };
+                let bytes = chunk.len_bytes.min(most.min(RUN_BYTES_MAX) as u64) as usize;
+                let Some(run) = self.bounce.take(bytes) else { return Issued::NoRoom };
+                chunk.memory = Memory::Bounce(run);
+                chunk.len_bytes = chunk.len_bytes.min(run.bytes() as u64);
+            }
+        }
+        if let Memory::Bounce(run) = chunk.memory
+            && large
+        {
+            self.line.takes(run.bytes());
+        }
+        let slot = self.slots.get_mut(head);
+        slot.chunks += 1;
+        slot.next_sector += chunk.len_bytes / SECTOR_BYTES;
+        slot.data_bytes += chunk.len_bytes;
+        if slot.next_sector == range.sectors {
+            slot.next_range += 1;
+            slot.next_sector = 0;
+        }
+        if chunk.kind == ChunkKind::Write {
+            self.fill(&chunk, op);
+        }
+        let id = self.chunks.insert(chunk);
+        self.send(id);
+        Issued::Some
+    }
+
+    /// Moves the next slice of the large requests; whether there was one to move.
+    pub(super) fn move_slice(&mut self) -> bool {
+        match self.line.next() {
+            Some(Slice::Open { chunk: id }) => {
+                let chunk = *self.chunks.get_mut(id);
+                self.empty(&chunk);
+                self.end_chunk(id, None);
+            }
+            Some(Slice::Issue { head }) => match self.issue_chunk(head) {
+                Issued::Some => {}
+                Issued::All => {
+                    self.line.issued();
+                    self.all_issued(head);
+                }
+                Issued::NoRoom => {
+                    self.line.issued();
+                    self.waiting.push_back(head);
+                }
+            },
+            None => return false,
+        }
+        true
     }
 
     /// Submits a flush of the volume for a request.
@@ -134,6 +185,7 @@ impl Worker {
     fn fill(&mut self, chunk: &Chunk, op: Op) {
         let Memory::Bounce(run) = chunk.memory else { return };
         let (addr, len) = (self.bounce.addr(run), chunk.len_bytes as usize);
+        self.turn_bytes += len;
         let extent = Extent::new(chunk.sector, chunk.len_bytes / SECTOR_BYTES);
         let Some(route) = self.keys.route(extent) else { broken("a chunk lies in no segment") };
         if matches!(op, Op::WriteZeroes { .. }) {
@@ -162,6 +214,7 @@ impl Worker {
     fn empty(&mut self, chunk: &Chunk) {
         let Memory::Bounce(run) = chunk.memory else { return };
         let (addr, len) = (self.bounce.addr(run), chunk.len_bytes as usize);
+        self.turn_bytes += len;
         let extent = Extent::new(chunk.sector, chunk.len_bytes / SECTOR_BYTES);
         let Some(route) = self.keys.route(extent) else { broken("a chunk lies in no segment") };
         let slot = self.slots.get_mut(chunk.slot);
@@ -247,6 +300,9 @@ impl Worker {
                     }
                     let chunk = *self.chunks.get_mut(done.id);
                     if chunk.kind == ChunkKind::Read {
+                        if self.slots.get_mut(chunk.slot).large {
+                            return self.line.add_read(done.id);
+                        }
                         self.empty(&chunk);
                     }
                     self.end_chunk(done.id, None);
@@ -307,10 +363,14 @@ impl Worker {
     /// Gives up what a chunk holds.
     pub(super) fn drop_chunk(&mut self, id: u32) -> Chunk {
         let chunk = self.chunks.remove(id);
+        let slot = self.slots.get_mut(chunk.slot);
+        slot.chunks -= 1;
         if let Memory::Bounce(run) = chunk.memory {
+            if slot.large {
+                self.line.gives(run.bytes());
+            }
             self.bounce.give(run);
         }
-        self.slots.get_mut(chunk.slot).chunks -= 1;
         chunk
     }
 }

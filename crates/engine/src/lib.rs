@@ -18,6 +18,7 @@ mod control;
 mod disk;
 mod hold;
 mod io;
+mod line;
 mod request;
 mod slot;
 mod spin;

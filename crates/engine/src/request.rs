@@ -3,6 +3,7 @@
 use sealblk_block::{Op, Status};
 use sealblk_virtqueue::blk::{self, Refusal};
 
+use crate::line::LARGE_BYTES;
 use crate::worker::Worker;
 
 impl Worker {
@@ -20,7 +21,7 @@ impl Worker {
         let mut any = false;
         let most = self.queue.as_ref().map_or(0, |queue| queue.virtqueue.size());
         for _ in 0..most {
-            if !self.can_take() {
+            if !self.can_take() || self.turn_is_full() {
                 break;
             }
             let Some(queue) = &mut self.queue else { break };
@@ -93,7 +94,12 @@ impl Worker {
                 }
             }
             _ => {
-                if !self.issue(head) {
+                let slot = self.slots.get_mut(head);
+                if self.enciphers && slot.moved_bytes(request.op) > LARGE_BYTES {
+                    slot.large = true;
+                    slot.waits = true;
+                    self.line.add(head);
+                } else if !self.issue(head) {
                     self.wait(head);
                 } else if self.slots.get_mut(head).chunks == 0 {
                     // Nothing to do: an empty range.
@@ -123,18 +129,23 @@ impl Worker {
             }
             self.waiting.pop_front();
             any = true;
-            let slot = self.slots.get_mut(head);
-            slot.waits = false;
-            if slot.chunks == 0 {
-                self.complete(head);
-            }
+            self.all_issued(head);
         }
         any
     }
 
+    /// A request that waited has all its chunks under way, or done.
+    pub(super) fn all_issued(&mut self, head: u16) {
+        let slot = self.slots.get_mut(head);
+        slot.waits = false;
+        if slot.chunks == 0 {
+            self.complete(head);
+        }
+    }
+
     /// Whether something can be done without waiting for the volume.
     pub(super) fn has_work_in_hand(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || self.line.is_ready()
     }
 
     /// Tells the guest how a request ended.
@@ -199,7 +210,7 @@ impl Worker {
             }
         }
         // Those that waited for the room of the held ones.
-        while let Some(head) = self.waiting.pop_front() {
+        while let Some(head) = self.waiting.pop_front().or_else(|| self.line.abandon()) {
             let slot = self.slots.get_mut(head);
             slot.waits = false;
             if tracked {

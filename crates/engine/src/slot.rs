@@ -1,7 +1,7 @@
 //! A request in work. Slots are indexed by the head descriptor, which names a request uniquely for
 //! as long as the guest keeps the rules; that it does is checked.
 
-use sealblk_block::{Extent, Status};
+use sealblk_block::{Extent, Op, SECTOR_BYTES, Status};
 use sealblk_virtqueue::Chain;
 use sealblk_virtqueue::blk::Request;
 
@@ -26,8 +26,10 @@ pub(crate) struct Slot {
     pub(crate) data_bytes: u64,
     /// Chunks that have not ended.
     pub(crate) chunks: u32,
-    /// Waits in line for room.
+    /// Waits in line for room, or for its next slice.
     pub(crate) waits: bool,
+    /// Is moved in slices.
+    pub(crate) large: bool,
     /// How it ends, unless something else goes wrong.
     pub(crate) status: Option<Status>,
     /// Pieces of guest memory for a direct I/O.
@@ -43,7 +45,18 @@ impl Slot {
         self.data_bytes = 0;
         self.chunks = 0;
         self.waits = false;
+        self.large = false;
         self.status = None;
+    }
+
+    /// Bytes that pass through the cipher for a request of this kind.
+    pub(crate) fn moved_bytes(&self, op: Op) -> u64 {
+        match op {
+            Op::Read | Op::Write | Op::WriteZeroes { .. } => {
+                self.ranges.iter().map(|range| range.sectors * SECTOR_BYTES).sum()
+            }
+            Op::Flush | Op::Discard | Op::GetId => 0,
+        }
     }
 
     /// Whether no more chunks will be made: all are, or one went wrong.

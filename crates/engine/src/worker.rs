@@ -26,6 +26,7 @@ use crate::bounce::Bounce;
 use crate::chunk::Chunks;
 use crate::control::{Command, Inbox};
 use crate::hold::Hold;
+use crate::line::Line;
 use crate::slot::Slots;
 use crate::spin::Spin;
 use crate::stats::QueueStats;
@@ -36,6 +37,10 @@ const WATCH_KICK: usize = 1;
 
 /// Ring entries beyond those of data I/O: the watches, a cancellation, the timer.
 const SPARE_ENTRIES: u32 = 16;
+
+/// Data that a turn moves at most before what it finished and started gets on its way, in bytes
+/// (one more request, or run of the bounce buffer, may come on top): some 25 µs of cipher.
+const TURN_BYTES_MAX: usize = 256 << 10;
 
 /// Room for a chunk's pieces of memory at first; more only for chains longer than we advertise.
 const PIECES: usize = 256;
@@ -59,6 +64,12 @@ pub(crate) struct Worker {
     pub(super) hold: Hold,
     /// Requests for which there was no room, by head; the first goes on first.
     pub(super) waiting: VecDeque<u16>,
+    /// Large requests, which are moved a slice per turn.
+    pub(super) line: Line,
+    /// Some of the disk is encrypted.
+    pub(super) enciphers: bool,
+    /// Bytes that went through the cipher (or were copied) in this turn.
+    pub(super) turn_bytes: usize,
     /// Chunks that the ring had no room for.
     pub(super) unsent: Vec<u32>,
     /// Pieces of guest memory of the chunk at hand.
@@ -120,6 +131,13 @@ impl Worker {
             slots: Slots::new(config.queue_size_max),
             hold: Hold::new(config.on_error),
             waiting: VecDeque::with_capacity(usize::from(config.queue_size_max)),
+            line: Line::new(
+                usize::from(config.queue_size_max),
+                chunks.capacity(),
+                bounce.whole().1,
+            ),
+            enciphers: !keys.is_plain(),
+            turn_bytes: 0,
             unsent: Vec::with_capacity(chunks.capacity()),
             pieces: Vec::with_capacity(PIECES),
             spin: Spin::new(config.poll_max),
@@ -161,9 +179,11 @@ impl Worker {
                 }
                 busy = true;
             }
+            self.turn_bytes = 0;
             busy |= self.reap();
             busy |= self.go_on();
             busy |= self.take_requests();
+            busy |= self.move_slice();
             self.notify_guest();
             if busy {
                 self.spin.found();
@@ -180,6 +200,11 @@ impl Worker {
         self.lane.close(&mut self.ring);
     }
 
+    /// Enough data was moved in this turn: what it finished and started must get on its way first.
+    pub(super) fn turn_is_full(&self) -> bool {
+        self.turn_bytes >= TURN_BYTES_MAX
+    }
+
     /// Requests follow each other closely: waiting for the next one awake is worth it.
     fn polls(&self) -> bool {
         self.queue.is_some() && self.spin.is_open()
@@ -189,6 +214,9 @@ impl Worker {
     fn rest(&mut self) {
         if self.control_woken {
             return;
+        }
+        if self.line.is_ready() {
+            return self.submit();
         }
         if self.polls() && self.spin.look_again(Instant::now) {
             std::hint::spin_loop();
@@ -236,7 +264,10 @@ impl Worker {
     pub(super) fn reap(&mut self) -> bool {
         let mut any = false;
         let mut done = std::mem::take(&mut self.done);
-        while let Some(Completion { token, result }) = self.ring.reap() {
+        // What is left in the ring when the turn is full ends the next sleep at once.
+        while !self.turn_is_full()
+            && let Some(Completion { token, result }) = self.ring.reap()
+        {
             any = true;
             match token {
                 Token::Lane(id) => self.lane.complete(&mut self.ring, id, result, &mut done),
@@ -412,6 +443,7 @@ impl Worker {
         while self.chunks.at_volume() > 0 {
             let result = self.ring.submit_and_wait();
             self.check_enter(result);
+            self.turn_bytes = 0;
             self.reap();
         }
     }
@@ -423,8 +455,10 @@ impl Worker {
         let unwatched = self.ring.unwatch(WATCH_KICK);
         assert!(unwatched.is_ok(), "the ring has room for its watches");
         loop {
+            self.turn_bytes = 0;
             self.reap();
             self.go_on();
+            self.move_slice();
             let waiting = self.chunks.at_volume() > 0
                 || self.queue.as_ref().is_some_and(|queue| queue.kick_armed);
             if !waiting && !self.has_work_in_hand() {

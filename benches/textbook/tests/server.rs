@@ -1,6 +1,8 @@
 //! The baseline does what it is compared for: it serves a disk, and what lies on the volume is
 //! AES-256-XTS with the tweak plain64, by a formula written here.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
+
 use std::ffi::OsString;
 use std::path::Path;
 

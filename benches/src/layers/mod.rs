@@ -7,3 +7,5 @@
 pub(crate) mod cipher;
 pub(crate) mod engine;
 mod samples;
+
+pub(crate) use samples::spread;

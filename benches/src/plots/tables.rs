@@ -46,7 +46,7 @@ pub(crate) fn verdicts(results: &Results) -> String {
                 let (style, mark, word) = match target.verdict {
                     Verdict::Ok => ("ok", '✓', "reached"),
                     Verdict::Missed => ("missed", '✗', "missed"),
-                    Verdict::Undecided => ("undecided", '?', "too noisy to tell"),
+                    Verdict::Undecided => ("undecided", '?', "undecided"),
                 };
                 let what = match ratio.quantity {
                     Quantity::Iops => "requests/s",
@@ -58,12 +58,13 @@ pub(crate) fn verdicts(results: &Results) -> String {
                 let spread = ratio.spread;
                 let _ = writeln!(
                     rows,
-                    "<tr><td>{}</td><td>{}</td><td>{}</td><td>{what}</td><td class=\"n\">{sign} \
-                     {}</td><td class=\"n\">{} ({}..{})</td><td class=\"{style}\">{mark} \
+                    "<tr><td>{}</td><td class=\"w\">{}</td><td>{} / {}</td><td>{what}</td>\
+                     <td class=\"n\">{sign} {}</td><td class=\"n\">{} ({}..{})</td><td class=\"{style}\">{mark} \
                      {word}</td></tr>",
                     escape(&class.class),
                     escape(&work.name),
-                    escape(&ratio.name),
+                    escape(&ratio.server),
+                    escape(&ratio.other),
                     number(target.limit),
                     number(spread.median),
                     number(spread.min),

@@ -152,7 +152,7 @@ fn the_page_stands_by_itself_and_names_are_no_markup() {
     // Overhead, latency, processor time, cipher, engine.
     assert_eq!(count("<svg "), 5);
     assert_eq!(count("role=\"img\"><title>"), 5);
-    for words in ["✓ reached", "✗ missed", "? too noisy", "fio inside a guest", "qd 128"] {
+    for words in ["✓ reached", "✗ missed", "? undecided", "fio inside a guest", "qd 128"] {
         assert!(page.contains(words), "{words}");
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn number(value: f64) -> String {
         size if size >= 1e4 => format!("{} k", number(value / 1e3)),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size < 0.0995 => format!("{value:.3}"),
         _ => format!("{value:.2}"),
     }

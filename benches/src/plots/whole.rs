@@ -99,7 +99,8 @@ fn latency(class: &Class, queues: usize, name: &str) -> String {
     if works.len() < 2 {
         return String::new();
     }
-    let quantiles: [(&str, fn(&Sample) -> f64); 3] = [
+    type Figure = fn(&Sample) -> f64;
+    let quantiles: [(&str, Figure); 3] = [
         ("median", |sample| sample.p50_ns as f64),
         ("p99", |sample| sample.p99_ns as f64),
         ("p99.9", |sample| sample.p999_ns as f64),

@@ -1,18 +1,23 @@
-//! The parts of `make bench` that need no server, one by one: `sealblk-layers engine`.
+//! The parts of `make bench` that need no server, one by one: `sealblk-layers engine`,
+//! `cipher`; and the report of a result file.
 #![allow(dead_code, reason = "shares its modules with sealblk-bench, which uses all of them")]
 
 #[path = "../layers/mod.rs"]
 mod layers;
+#[path = "../plots/mod.rs"]
+mod plots;
 #[path = "../results.rs"]
 mod results;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use sealblk_cipher::Implementation;
 
+use crate::layers::cipher;
 use crate::layers::engine::{self, Path, Work};
 use crate::results::{LayerFigure, Spread};
 
@@ -22,6 +27,31 @@ use crate::results::{LayerFigure, Spread};
 enum Command {
     /// Requests per second of the engine, without storage and without a session
     Engine(EngineArgs),
+    /// GB/s of every cipher implementation
+    Cipher(CipherArgs),
+    /// The HTML report of a result file of sealblk-bench
+    Report {
+        /// The result file
+        json: PathBuf,
+        /// Where the report goes
+        html: PathBuf,
+    },
+}
+
+/// `cipher`
+#[derive(Debug, clap::Args)]
+struct CipherArgs {
+    /// Rounds: every implementation is measured once in each; the first one doesn't count
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    rounds: usize,
+
+    /// Length of one sample in seconds
+    #[arg(long, value_name = "S", default_value_t = 0.005)]
+    seconds: f64,
+
+    /// Don't ask `openssl speed`
+    #[arg(long)]
+    no_openssl: bool,
 }
 
 /// `engine`
@@ -59,7 +89,22 @@ struct EngineArgs {
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Engine(args) => engine(&args),
+        Command::Cipher(args) => cipher(&args),
+        Command::Report { json, html } => plots::from_file(&json, &html),
     }
+}
+
+fn cipher(args: &CipherArgs) -> Result<()> {
+    ensure!(args.rounds > 1, "--rounds must be at least 2");
+    ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
+    let plan = cipher::Plan {
+        rounds: args.rounds,
+        sample: Duration::from_secs_f64(args.seconds),
+        openssl: !args.no_openssl,
+    };
+    let figures = cipher::measure(plan, |_| {})?;
+    print(&figures);
+    Ok(())
 }
 
 fn engine(args: &EngineArgs) -> Result<()> {

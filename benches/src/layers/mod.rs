@@ -4,5 +4,8 @@
 //! Contract: a layer measures in rounds, one sample of everything per round, and gives medians and
 //! extremes. Deliberately absent: targets, which are about the whole system.
 
+pub(crate) mod cipher;
 pub(crate) mod engine;
 mod samples;
+
+pub(crate) use samples::spread;

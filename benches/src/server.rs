@@ -57,7 +57,6 @@ impl Server {
         let start = || -> Result<Self> {
             let kind = kind.clone();
             let store = Store::new(class, |image| materials.make_image(&kind, image))?;
-            materials.format(&kind, &store)?;
             let Some(launch) = materials.launch(&kind, &store, queues)? else {
                 let driver = Driver::Raw(Raw::open(&store.path, queues.into())?);
                 return Ok(Self { kind, driver, daemon: None, start: None, _store: store });

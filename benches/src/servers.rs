@@ -2,7 +2,9 @@
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -136,8 +138,13 @@ pub(crate) struct Materials {
 impl Materials {
     pub(crate) fn new() -> Result<Self> {
         let directory = TempDir::with_prefix_in("sealblk-bench-", "/var/tmp")?;
-        std::fs::write(directory.path().join("key"), PASSPHRASE)?;
-        std::fs::write(directory.path().join("hex"), PASSPHRASE.repeat(2))?;
+        let write = |name, text: &str| -> std::io::Result<()> {
+            let path = directory.path().join(name);
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(text.as_bytes())
+        };
+        write("key", PASSPHRASE)?;
+        write("hex", &PASSPHRASE.repeat(2))?;
         Ok(Self { directory, luks_image: OnceCell::new() })
     }
 
@@ -145,23 +152,33 @@ impl Materials {
         self.directory.path().join("key")
     }
 
-    pub(crate) fn key_uri(&self) -> String {
+    fn key_uri(&self) -> String {
         format!("file:{}", self.key().display())
     }
 
-    /// The content that the server wants its storage to begin with.
+    /// The content that the server wants its storage to begin with. Made in a file on a disk,
+    /// whatever the storage: where blocks have 4096 bytes (zram, tmpfs), `sealblk format` makes no
+    /// smaller sectors.
     pub(crate) fn make_image(&self, kind: &Kind, image: &Path) -> Result<()> {
-        let size = match kind {
-            Kind::Encrypted(_) => DISK_BYTES + HEADER_BYTES,
-            Kind::QemuLuks(_) => {
-                let template = self.luks_image()?.as_os_str();
-                run("cp", ["--sparse=always".as_ref(), template, image.as_os_str()])?;
-                return Ok(());
+        let create = |size| -> Result<()> { Ok(File::create(image)?.set_len(size)?) };
+        match kind {
+            Kind::Encrypted(sector_bytes) => {
+                let made = self.directory.path().join("image");
+                File::create(&made)?.set_len(DISK_BYTES + HEADER_BYTES)?;
+                let (uri, key) = (format!("file:{}", made.display()), self.key_uri());
+                let size = sector_bytes.to_string();
+                let volume = ["format", "--volume", &uri, "--key", &key];
+                let how = ["--yes", "--kdf", "pbkdf2", "--sector-size", &size];
+                sealblk(volume.iter().chain(&how))?;
+                copy(&made, image)?;
             }
-            Kind::Plain | Kind::QemuPlain(_) | Kind::Textbook(_) | Kind::Raw => DISK_BYTES,
-            Kind::Other { .. } => DISK_BYTES + HEADER_BYTES,
-        };
-        Ok(File::create(image)?.set_len(size)?)
+            Kind::QemuLuks(_) => copy(self.luks_image()?, image)?,
+            Kind::Plain | Kind::QemuPlain(_) | Kind::Textbook(_) | Kind::Raw => {
+                create(DISK_BYTES)?;
+            }
+            Kind::Other { .. } => create(DISK_BYTES + HEADER_BYTES)?,
+        }
+        Ok(())
     }
 
     /// qemu-img takes seconds for one: it tries how many iterations of PBKDF2 fit into two.
@@ -176,18 +193,6 @@ impl Materials {
         let how = ["create", "-q", "-f", "luks", "--object", &secret, "-o", "key-secret=s"];
         run("qemu-img", how.iter().copied().chain([image, &size]))?;
         Ok(self.luks_image.get_or_init(|| path))
-    }
-
-    /// Formats the storage where the server needs that.
-    pub(crate) fn format(&self, kind: &Kind, store: &Store) -> Result<()> {
-        if let Kind::Encrypted(sector_bytes) = kind {
-            let size = sector_bytes.to_string();
-            let (uri, key) = (store.uri(), self.key_uri());
-            let volume = ["format", "--volume", &uri, "--key", &key];
-            let how = ["--yes", "--kdf", "pbkdf2", "--sector-size", &size];
-            sealblk(volume.iter().chain(&how))?;
-        }
-        Ok(())
     }
 
     /// How to start it; none for the raw client.
@@ -265,6 +270,12 @@ impl Materials {
         ];
         pairs.as_flattened().iter().map(OsString::from).collect()
     }
+}
+
+/// Leaves holes where there are zeroes.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    run("cp", ["--sparse=always".as_ref(), from.as_os_str(), to.as_os_str()])?;
+    Ok(())
 }
 
 /// Built beside our programs.

@@ -1,6 +1,5 @@
 //! Many idle daemons at once, an encrypted volume each: what a node full of quiet guests pays.
 
-use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,8 +21,8 @@ pub(crate) fn measure(count: usize, status: &mut Status) -> Result<IdleDaemons> 
         interrupt::check()?;
         status.show(&format!("{count} idle daemons"), &format!("starting {}", number + 1));
         let volume = TestVolume::formatted(DATA_BYTES, 4096)?;
-        let args = volume.volume_args().into_iter().map(OsString::from).collect();
-        let daemon = Daemon::with_args(&volume.scratch.file("vu.sock"), args)
+        let socket = volume.scratch.file("vu.sock");
+        let daemon = Daemon::with_args(&socket, volume.volume_args())
             .with_context(|| format!("idle daemon {}", number + 1))?;
         // In this order: the daemon goes before its volume.
         daemons.push((daemon, volume));

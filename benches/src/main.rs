@@ -75,12 +75,15 @@ fn main() -> Result<()> {
         guest: Vec::new(),
         idle_daemons: None,
     };
-    measure(&args, &campaign, notes, &mut results)?;
-    report::print(&results);
-    let path = args.output.unwrap_or_else(default_output);
-    write(&results, &path).with_context(|| path.display().to_string())?;
-    report::line(format!("All figures: {}", path.display()));
-    Ok(())
+    let measured = measure(&args, &campaign, notes, &mut results);
+    // What was measured before something failed is worth something.
+    if measured.is_ok() || !results.classes.is_empty() {
+        report::print(&results);
+        let path = args.output.unwrap_or_else(default_output);
+        write(&results, &path).with_context(|| path.display().to_string())?;
+        report::line(format!("All figures: {}", path.display()));
+    }
+    measured
 }
 
 /// What to measure, and what can't be.

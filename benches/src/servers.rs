@@ -140,7 +140,8 @@ impl Materials {
         let directory = TempDir::with_prefix_in("sealblk-bench-", "/var/tmp")?;
         let write = |name, text: &str| -> std::io::Result<()> {
             let path = directory.path().join(name);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(text.as_bytes())
         };
         write("key", PASSPHRASE)?;

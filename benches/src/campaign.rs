@@ -216,7 +216,9 @@ impl Run<'_> {
             for ((work, results), others) in
                 works.iter().zip(measured.iter_mut()).zip(passed.iter_mut())
             {
-                let step = format!("{}: {}", self.class.name(), work.name());
+                // Works of a group are one step: they alternate.
+                let name = works.last().map(Work::name).unwrap_or_default();
+                let step = format!("{}: {name}", self.class.name());
                 let detail = format!("round {} of {rounds}, {}", round + 1, server.kind.name());
                 self.status.show(&step, &detail);
                 let (sample, during) =

@@ -22,7 +22,7 @@ demo: setup ## Show it: an encrypted disk under a guest, a crash of the daemon, 
 test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
 	@scripts/test.sh
 
-bench: setup ## Measure: us encrypted and plain, and qemu-storage-daemon (some 5 minutes; BENCH_ARGS=--help)
+bench: setup ## Measure: us, the peers, and no server at all (some 8 minutes; BENCH_ARGS=--help)
 	@scripts/bench.sh $(BENCH_ARGS)
 
 lint: setup ## Format, clippy, licences, shell scripts, the crates' arrows

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Measures the release build beside qemu-storage-daemon: see docs/benchmarks.md.
+# Measures the release build beside its peers: see docs/benchmarks.md.
 # usage: bench.sh [OPTIONS of sealblk-bench, see --help]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,143 +1,280 @@
 //! The order of measuring: works one after the other, each in rounds in which all servers take
 //! their turn; whoever is first in one round is last in the next.
+//!
+//! A work in which the first server differs too much from itself gets more rounds, a few.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use sealblk_tests::progress;
+use anyhow::{Context, Result, ensure};
 
-use crate::load::{Sample, Work};
-use crate::servers::{Aio, Kind, Server};
-use crate::statistics::{Spread, best, ratios};
+use crate::compare::{differences, noise, ratios, scaling};
+use crate::cpu::{Clocks, Passed};
+use crate::results::{self, CipherClass, Noise, ServerSamples};
+use crate::server::{Server, Timing};
+use crate::servers::{Kind, Materials};
+use crate::status::Status;
 use crate::store::Class;
+use crate::work::Work;
 
-/// How much is measured.
+/// In which nobody uses the servers.
+const IDLE_WINDOW: Duration = Duration::from_millis(1500);
+/// What starting a server costs, about: for the time that is left.
+const START_COST: Duration = Duration::from_secs(2);
+/// What a sample costs beside its time, about.
+const SAMPLE_COST: Duration = Duration::from_millis(8);
+
+/// What is measured, and how much of it.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Campaign {
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) works: Vec<Work>,
+    /// Each with one queue and with two.
+    pub(crate) two_queues: Vec<[Work; 2]>,
     pub(crate) rounds: usize,
-    pub(crate) sample: Duration,
-    pub(crate) full: bool,
+    /// On top for a noisy work.
+    pub(crate) extra_rounds: usize,
+    /// Time for extra rounds, all together.
+    pub(crate) extra_time: Duration,
+    pub(crate) timing: Timing,
+    pub(crate) polls: bool,
+    pub(crate) noise_limit: f64,
+    pub(crate) cipher: CipherClass,
 }
 
-/// What one server gave for one work, a sample per round.
-pub(crate) struct Cell {
-    pub(crate) kind: Kind,
-    pub(crate) samples: Vec<Sample>,
-}
-
-impl Cell {
-    fn iops(&self) -> Vec<f64> {
-        self.samples.iter().map(|sample| sample.iops).collect()
+impl Campaign {
+    fn kinds_for_two(&self) -> Vec<Kind> {
+        self.kinds.iter().filter(|kind| kind.has_queue_threads()).cloned().collect()
     }
 
-    /// Spread of a figure over the rounds.
-    pub(crate) fn spread(&self, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
-        Spread::of(&self.samples.iter().map(figure).collect::<Vec<_>>())
+    /// All samples of all servers, once.
+    fn round_cost(&self, servers: usize, works: usize) -> Duration {
+        let sample = self.timing.warm_up + self.timing.sample + SAMPLE_COST;
+        sample * u32::try_from((servers + 1) * works).unwrap_or(u32::MAX)
     }
 
-    /// Microseconds of the server's processor per request, over all rounds together: ticks of
-    /// 10 ms are too coarse for one.
-    pub(crate) fn cpu_us(&self) -> f64 {
-        let cpu: Duration = self.samples.iter().map(|sample| sample.cpu).sum();
-        let requests: usize = self.samples.iter().map(|sample| sample.requests).sum();
-        cpu.as_secs_f64() * 1e6 / requests as f64
-    }
-}
-
-/// All servers with one work.
-pub(crate) struct WorkResult {
-    pub(crate) work: Work,
-    pub(crate) cells: Vec<Cell>,
-    /// The first server once more in each round: it differs from itself by the machine's noise.
-    pub(crate) again: Cell,
-}
-
-impl WorkResult {
-    fn iops(&self, kind: Kind) -> Option<Vec<f64>> {
-        Some(self.cells.iter().find(|cell| cell.kind == kind)?.iops())
-    }
-
-    /// Requests per second over those of another server in the same round, with a name.
-    pub(crate) fn ratios(&self) -> Vec<(String, Spread)> {
-        let pair = |kind: fn(Aio) -> Kind| {
-            Some(best(&self.iops(kind(Aio::IoUring))?, &self.iops(kind(Aio::Native))?))
+    /// How long one class takes, about, without extra rounds.
+    pub(crate) fn cost(&self) -> Duration {
+        let phase = |kinds: &[Kind], works: usize| {
+            if works == 0 || kinds.is_empty() {
+                return Duration::ZERO;
+            }
+            let rounds = u32::try_from(self.rounds).unwrap_or(u32::MAX);
+            START_COST * u32::try_from(kinds.len()).unwrap_or(u32::MAX)
+                + self.round_cost(kinds.len(), works) * rounds
         };
-        let others = [
-            ("sealblk --plain", self.iops(Kind::Plain)),
-            ("qemu-storage-daemon plain, the better aio", pair(Kind::QemuPlain)),
-            ("qemu-storage-daemon LUKS, the better aio", pair(Kind::QemuLuks)),
-        ];
-        let mut all = Vec::new();
-        for cell in self.cells.iter().filter(|cell| matches!(cell.kind, Kind::Encrypted(_))) {
-            for (name, other) in &others {
-                let spread = other.as_ref().map(|other| ratios(&cell.iops(), other));
-                if let Some(spread) = spread.and_then(|ratios| Spread::of(&ratios)) {
-                    all.push((format!("{} / {name}", cell.kind.name()), spread));
-                }
+        phase(&self.kinds, self.works.len())
+            + phase(&self.kinds_for_two(), 2 * self.two_queues.len())
+            + IDLE_WINDOW
+    }
+
+    /// Measures everything on one kind of storage.
+    pub(crate) fn measure(
+        &self,
+        class: Class,
+        materials: &Materials,
+        status: &mut Status,
+        extra_left: &mut Duration,
+    ) -> Result<results::Class> {
+        let run = Run {
+            campaign: self,
+            class,
+            materials,
+            clocks: Clocks::default(),
+            status,
+            extra_left,
+            names: RefCell::default(),
+        };
+        run.all()
+    }
+}
+
+/// One class being measured.
+struct Run<'a> {
+    campaign: &'a Campaign,
+    class: Class,
+    materials: &'a Materials,
+    clocks: Clocks,
+    status: &'a mut Status,
+    extra_left: &'a mut Duration,
+    names: RefCell<Vec<results::Server>>,
+}
+
+impl Run<'_> {
+    fn all(mut self) -> Result<results::Class> {
+        let campaign = self.campaign;
+        let mut works = Vec::new();
+        let mut servers = Vec::new();
+        if !campaign.works.is_empty() {
+            servers = self.start(&campaign.kinds, 1)?;
+        }
+        for work in &campaign.works {
+            works.extend(self.group(&mut servers, std::slice::from_ref(work))?);
+        }
+        self.rest(&servers)?;
+        drop(servers);
+        if !campaign.two_queues.is_empty() {
+            let mut servers = self.start(&campaign.kinds_for_two(), 2)?;
+            for pair in &campaign.two_queues {
+                let group = self.group(&mut servers, pair)?;
+                let Ok([one, mut two]) = <[results::Work; 2]>::try_from(group) else { continue };
+                let names = self.names.borrow();
+                scaling(self.class.name(), campaign.cipher, &one, &mut two, &names);
+                works.extend([one, two]);
             }
         }
-        all
+        let all: Vec<f64> = works.iter().flat_map(differences).collect();
+        let mean = |part: fn(&Noise) -> f64| {
+            works.iter().map(|work| part(&work.noise)).sum::<f64>() / works.len().max(1) as f64
+        };
+        let noise =
+            noise(&all, campaign.noise_limit, mean(|noise| noise.steal), mean(|n| n.foreign));
+        Ok(results::Class {
+            class: self.class.name().into(),
+            storage: self.class.description().into(),
+            servers: self.names.into_inner(),
+            works,
+            noise,
+        })
     }
 
-    /// A/A: the same server against itself.
-    pub(crate) fn noise(&self) -> Vec<f64> {
-        self.cells
-            .first()
-            .map(|first| ratios(&self.again.iops(), &first.iops()))
-            .unwrap_or_default()
-    }
-}
-
-/// All works on one kind of storage.
-pub(crate) struct ClassResult {
-    pub(crate) class: Class,
-    pub(crate) works: Vec<WorkResult>,
-}
-
-impl ClassResult {
-    /// How far the same server differed from itself: the median over all works and rounds of
-    /// |ratio - 1|, and the worst.
-    pub(crate) fn noise(&self) -> Option<Spread> {
-        let all: Vec<f64> = self.works.iter().flat_map(WorkResult::noise).collect();
-        Spread::of(&all.iter().map(|ratio| (ratio - 1.0).abs()).collect::<Vec<_>>())
-    }
-}
-
-/// Measures everything on one kind of storage.
-pub(crate) fn measure(class: Class, plan: &Plan) -> Result<ClassResult> {
-    let kinds = Kind::all(plan.full);
-    let mut servers = Vec::new();
-    for &kind in &kinds {
-        progress(format!("{} storage: starting {}", class.name(), kind.name()));
-        servers.push(Server::start(kind, class)?);
-    }
-    let mut works = Vec::new();
-    for work in Work::all(plan.full) {
-        let mut cells: Vec<Cell> =
-            kinds.iter().map(|&kind| Cell { kind, samples: Vec::new() }).collect();
-        let first = *kinds.first().context("no server")?;
-        let mut again = Cell { kind: first, samples: Vec::new() };
-        for round in 0..plan.rounds {
-            progress(format!(
-                "{} storage: {}, round {} of {}",
-                class.name(),
-                work.name(),
-                round + 1,
-                plan.rounds
-            ));
-            // One turn more than servers: the last is the first server's second.
-            for turn in turns(servers.len() + 1, round) {
-                let (index, cell) = match cells.get_mut(turn) {
-                    Some(cell) => (turn, cell),
-                    None => (0, &mut again),
-                };
-                let server = servers.get_mut(index).context("no such server")?;
-                cell.samples.push(server.load.sample(&work, plan.sample)?);
+    fn start(&mut self, kinds: &[Kind], queues: u16) -> Result<Vec<Server>> {
+        ensure!(!kinds.is_empty(), "no server is left to measure");
+        let step = format!("{}: starting the servers", self.class.name());
+        let mut servers = Vec::new();
+        for kind in kinds {
+            self.status.show(&step, &kind.name());
+            let polls = self.campaign.polls;
+            servers.push(Server::start(kind, self.class, self.materials, queues, polls)?);
+            self.status.advance(START_COST);
+            let mut names = self.names.borrow_mut();
+            if names.iter().all(|known| known.id != kind.id()) {
+                names.push(results::Server { id: kind.id(), name: kind.name(), idle: None });
             }
         }
-        works.push(WorkResult { work, cells, again });
+        Ok(servers)
     }
-    Ok(ClassResult { class, works })
+
+    /// Works that are measured in the same rounds.
+    fn group(&mut self, servers: &mut [Server], works: &[Work]) -> Result<Vec<results::Work>> {
+        let first = servers.first().context("no server")?.kind.id();
+        let empty = |id: String| ServerSamples { server: id, samples: Vec::new() };
+        let mut measured: Vec<results::Work> = works
+            .iter()
+            .map(|work| results::Work {
+                name: work.name(),
+                pattern: work.pattern,
+                block_bytes: work.block_bytes,
+                depth: work.depth,
+                queues: work.queues,
+                both_processors: work.both_processors,
+                servers: servers.iter().map(|server| empty(server.kind.id())).collect(),
+                again: empty(first.clone()),
+                ratios: Vec::new(),
+                noise: noise(&[], 0.0, 0.0, 0.0),
+            })
+            .collect();
+        let mut passed = vec![Others::default(); works.len()];
+        let cost = self.campaign.round_cost(servers.len(), works.len());
+        let (mut round, mut limit) = (0, self.campaign.rounds);
+        while round < limit {
+            self.round(round, limit, servers, works, &mut measured, &mut passed)?;
+            self.status.advance(cost);
+            round += 1;
+            for (work, others) in measured.iter_mut().zip(&passed) {
+                let (steal, foreign) = others.parts();
+                work.noise = noise(&differences(work), self.campaign.noise_limit, steal, foreign);
+            }
+            let most = self.campaign.rounds + self.campaign.extra_rounds;
+            let noisy = measured.iter().any(|work| work.noise.noisy);
+            if round == limit && noisy && limit < most && *self.extra_left >= cost {
+                limit += 1;
+                *self.extra_left -= cost;
+                self.status.extend(cost);
+            }
+        }
+        let names = self.names.borrow();
+        for work in &mut measured {
+            work.ratios = ratios(self.class.name(), self.campaign.cipher, work, &names);
+        }
+        Ok(measured)
+    }
+
+    fn round(
+        &mut self,
+        round: usize,
+        rounds: usize,
+        servers: &mut [Server],
+        works: &[Work],
+        measured: &mut [results::Work],
+        passed: &mut [Others],
+    ) -> Result<()> {
+        // One turn more than servers: the last is the first server's second.
+        for turn in turns(servers.len() + 1, round) {
+            let index = if turn < servers.len() { turn } else { 0 };
+            let server = servers.get_mut(index).context("no such server")?;
+            for ((work, results), others) in
+                works.iter().zip(measured.iter_mut()).zip(passed.iter_mut())
+            {
+                // Works of a group are one step: they alternate.
+                let name = works.last().map(Work::name).unwrap_or_default();
+                let step = format!("{}: {name}", self.class.name());
+                let detail = format!("round {} of {rounds}, {}", round + 1, server.kind.name());
+                self.status.show(&step, &detail);
+                let (sample, during) =
+                    server.sample(work, self.campaign.timing, &mut self.clocks)?;
+                others.add(&during);
+                let cell = results.servers.get_mut(turn).unwrap_or(&mut results.again);
+                cell.samples.push(sample);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the servers take while nobody uses them.
+    fn rest(&mut self, servers: &[Server]) -> Result<()> {
+        if servers.is_empty() {
+            return Ok(());
+        }
+        self.status.show(&format!("{}: all servers idle", self.class.name()), "");
+        let before = servers.iter().map(Server::used_ns).collect::<Result<Vec<_>>>()?;
+        let begin = std::time::Instant::now();
+        #[expect(clippy::disallowed_methods, reason = "nothing shall happen for so long")]
+        std::thread::sleep(IDLE_WINDOW);
+        let window = begin.elapsed();
+        self.status.advance(window);
+        let mut names = self.names.borrow_mut();
+        for (server, before) in servers.iter().zip(before) {
+            let used = server.used_ns()?.zip(before).map_or(0, |(now, then)| now - then);
+            let idle = server.idle(used, window)?;
+            if let Some(known) = names.iter_mut().find(|known| known.id == server.kind.id()) {
+                known.idle = idle;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Time of all processors that others took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Others {
+    steal_ns: u64,
+    foreign_ns: i64,
+    total_ns: u64,
+}
+
+impl Others {
+    fn add(&mut self, passed: &Passed) {
+        self.steal_ns += passed.steal_ns;
+        self.foreign_ns += passed.foreign_ns;
+        self.total_ns += passed.total_ns;
+    }
+
+    /// Stolen and foreign parts, 0 to 1.
+    fn parts(&self) -> (f64, f64) {
+        let total = self.total_ns.max(1) as f64;
+        (self.steal_ns as f64 / total, self.foreign_ns.max(0) as f64 / total)
+    }
 }
 
 /// 0..count, in every other round backwards.
@@ -150,45 +287,18 @@ fn turns(count: usize, round: usize) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    fn cell(kind: Kind, iops: &[f64]) -> Cell {
-        let sample =
-            |&iops| Sample { iops, p50: 1, p99: 2, requests: 1000, cpu: Duration::from_millis(2) };
-        Cell { kind, samples: iops.iter().map(sample).collect() }
-    }
-
-    fn result() -> WorkResult {
-        let cells = vec![
-            cell(Kind::Encrypted(4096), &[90.0, 40.0]),
-            cell(Kind::Plain, &[100.0, 50.0]),
-            cell(Kind::QemuPlain(Aio::IoUring), &[45.0, 10.0]),
-            cell(Kind::QemuPlain(Aio::Native), &[30.0, 20.0]),
-        ];
-        let again = cell(Kind::Encrypted(4096), &[99.0, 36.0]);
-        WorkResult { work: Work::all(false)[0], cells, again }
-    }
-
-    #[test]
-    fn the_better_peer_of_each_round_is_compared_with() {
-        let ratios = result().ratios();
-        assert_eq!(ratios.len(), 2, "no LUKS peer was measured: {ratios:?}");
-        assert_eq!((ratios[0].1.min, ratios[0].1.max), (0.8, 0.9));
-        assert_eq!((ratios[1].1.min, ratios[1].1.max), (2.0, 2.0));
-    }
-
-    #[test]
-    fn noise_is_how_far_a_server_is_from_itself() {
-        let noise = ClassResult { class: Class::Disk, works: vec![result()] }.noise().unwrap();
-        assert!((noise.median - 0.1).abs() < 1e-9, "{noise:?}");
-    }
-
-    #[test]
-    fn processor_time_is_over_all_rounds() {
-        assert_eq!(cell(Kind::Plain, &[1.0, 1.0]).cpu_us(), 2.0);
-    }
-
     #[test]
     fn every_other_round_goes_backwards() {
         assert_eq!(turns(3, 0), [0, 1, 2]);
         assert_eq!(turns(3, 1), [2, 1, 0]);
+    }
+
+    #[test]
+    fn others_are_parts_of_all_time() {
+        let mut others = Others::default();
+        let passed = Passed { steal_ns: 1, foreign_ns: -2, total_ns: 10, ..Default::default() };
+        others.add(&passed);
+        others.add(&Passed { foreign_ns: 6, ..passed });
+        assert_eq!(others.parts(), (0.1, 0.2));
     }
 }

@@ -2,92 +2,159 @@
 //!
 //! Every server is pinned to one processor and the client to another; servers take turns within a
 //! round, and ratios compare samples of the same round. docs/benchmarks.md tells the method, its
-//! limits and the last results. Absent so far: layers below the whole system, a ceiling without a
-//! server, the textbook baseline, other people's servers by command line, plots.
+//! limits and the last results.
 
+mod args;
 mod campaign;
+mod compare;
+mod cpu;
+mod idle_daemons;
+mod interrupt;
 mod load;
 mod machine;
+mod memory;
+mod raw;
 mod report;
+mod results;
+mod server;
 mod servers;
+mod startup;
 mod statistics;
+mod status;
 mod store;
+mod targets;
+mod work;
+mod zram;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use anyhow::{Context, Result};
 
-use crate::store::Class;
+use crate::args::Args;
+use crate::campaign::Campaign;
+use crate::machine::{CLIENT, SERVER, pin};
+use crate::results::{FORMAT, Layers, Machine, Plan, Results};
+use crate::server::Timing;
+use crate::servers::Materials;
+use crate::status::Status;
+use crate::work::Work;
 
-/// Measures sealblk, encrypted and plain, beside qemu-storage-daemon, plain and LUKS.
-#[derive(Debug, Parser)]
-#[command(name = "sealblk-bench", version)]
-struct Args {
-    /// Storage to measure on: `disk` is a file with O_DIRECT, `memory` a loop device in RAM
-    #[arg(long, value_enum, value_name = "CLASS", default_value = "both")]
-    class: Classes,
-
-    /// Rounds: every server is measured once in each
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    rounds: usize,
-
-    /// Length of one sample in seconds
-    #[arg(long, value_name = "S", default_value_t = 1.0)]
-    seconds: f64,
-
-    /// Depth 128, 1 MiB requests and 512-byte encryption sectors too; takes about three times as long
-    #[arg(long)]
-    full: bool,
-
-    /// Where the results go as JSON [default: bench/result.json in cargo's target directory]
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
-/// `--class`
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Classes {
-    Disk,
-    Memory,
-    Both,
-}
-
-impl Classes {
-    fn list(self) -> &'static [Class] {
-        match self {
-            Self::Disk => &[Class::Disk],
-            Self::Memory => &[Class::Memory],
-            Self::Both => &[Class::Disk, Class::Memory],
-        }
-    }
-}
+/// A sample's beginning, which doesn't count: processors and pollers wake up.
+const WARM_UP: Duration = Duration::from_millis(50);
+/// From here on the same server differs too much from itself.
+const NOISE_LIMIT: f64 = 0.05;
+/// For extra rounds, all together.
+const EXTRA_TIME: Duration = Duration::from_secs(90);
+/// What an idle daemon's start costs, about.
+const IDLE_DAEMON_COST: Duration = Duration::from_millis(120);
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    ensure!(args.rounds > 0, "--rounds must be at least 1");
-    ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
-    let plan = campaign::Plan {
-        rounds: args.rounds,
-        sample: Duration::from_secs_f64(args.seconds),
+    let args = Args::read()?;
+    interrupt::listen()?;
+    let machine = Machine::look()?;
+    pin(&[CLIENT])?;
+    let (campaign, notes) = campaign(&args, &machine);
+    let plan = Plan {
+        rounds: campaign.rounds,
+        extra_rounds: campaign.extra_rounds,
+        seconds: args.seconds,
+        warm_up_seconds: WARM_UP.as_secs_f64(),
         full: args.full,
+        client_polls: campaign.polls,
+        client_processor: CLIENT,
+        server_processor: SERVER,
+        noise_limit: NOISE_LIMIT,
     };
-    let machine = machine::Machine::look()?;
-    let mut results = Vec::new();
-    for &class in args.class.list() {
-        results.push(campaign::measure(class, &plan)?);
+    let mut results = Results {
+        format: FORMAT,
+        machine,
+        plan,
+        classes: Vec::new(),
+        layers: Layers::default(),
+        guest: Vec::new(),
+        idle_daemons: None,
+    };
+    let measured = measure(&args, &campaign, notes, &mut results);
+    // What was measured before something failed is worth something.
+    if measured.is_ok() || !results.classes.is_empty() {
+        report::print(&results);
+        let path = args.output.unwrap_or_else(default_output);
+        write(&results, &path).with_context(|| path.display().to_string())?;
+        report::line(format!("All figures: {}", path.display()));
     }
-    report::print(&machine, &plan, &results);
+    measured
+}
+
+/// What to measure, and what can't be.
+fn campaign(args: &Args, machine: &Machine) -> (Campaign, Vec<String>) {
+    let mut notes = Vec::new();
+    let mut kinds = args.kinds();
+    kinds.retain(|kind| match kind.missing() {
+        Some(why) => {
+            notes.push(format!("without {}: {why}", kind.name()));
+            false
+        }
+        None => true,
+    });
+    let mut works = Work::all(args.full);
+    works.retain(|work| work.is_wanted(&args.work));
+    let mut two_queues = Work::two_queues(args.full);
+    two_queues.retain(|pair| !args.one_queue && pair.iter().any(|one| one.is_wanted(&args.work)));
+    let campaign = Campaign {
+        kinds,
+        works,
+        two_queues,
+        rounds: args.rounds,
+        extra_rounds: args.extra_rounds,
+        extra_time: EXTRA_TIME,
+        timing: Timing { warm_up: WARM_UP, sample: Duration::from_secs_f64(args.seconds) },
+        polls: !args.sleeping_client,
+        noise_limit: NOISE_LIMIT,
+        cipher: machine.cipher_class,
+    };
+    (campaign, notes)
+}
+
+fn measure(
+    args: &Args,
+    campaign: &Campaign,
+    notes: Vec<String>,
+    results: &mut Results,
+) -> Result<()> {
+    let idle = args.idle_daemons.unwrap_or(0);
+    let planned = campaign.cost() * u32::try_from(args.class.len())?
+        + IDLE_DAEMON_COST * u32::try_from(idle)?;
+    let mut status = Status::new(planned);
+    let removed = zram::remove_left_overs();
+    if removed > 0 {
+        status.say(&format!("removed {removed} zram devices that a killed run left"));
+    }
+    notes.iter().for_each(|note| status.say(note));
+    let materials = Materials::new()?;
+    let mut extra_left = campaign.extra_time;
+    for &class in &args.class {
+        results.classes.push(campaign.measure(class, &materials, &mut status, &mut extra_left)?);
+    }
+    if idle > 0 {
+        results.idle_daemons = Some(idle_daemons::measure(idle, &mut status)?);
+    }
+    status.clear();
+    status.say(&format!("measured for {} s", status.elapsed().as_secs()));
+    Ok(())
+}
+
+fn default_output() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into(), PathBuf::from);
-    let path = args.output.unwrap_or_else(|| target.join("bench/result.json"));
+    target.join("bench/result.json")
+}
+
+fn write(results: &Results, path: &Path) -> Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    let mut text = serde_json::to_string_pretty(&report::json(&machine, &plan, &results))?;
+    let mut text = serde_json::to_string_pretty(results)?;
     text.push('\n');
-    std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-    report::line(format!("All figures: {}", path.display()));
-    Ok(())
+    Ok(std::fs::write(path, text)?)
 }

@@ -1,13 +1,13 @@
-//! The results: a table for people, JSON for programs.
+//! The table for the terminal.
 
-use serde_json::{Value, json};
+use crate::results::{
+    Class, Idle, Noise, Quantity, Ratio, Results, Sample, ServerSamples, Spread, Target, Verdict,
+    Work,
+};
+use crate::targets::{READY_AFTER_KEY_MS, RESIDENT_BYTES};
 
-use crate::campaign::{Cell, ClassResult, Plan, WorkResult};
-use crate::machine::{CLIENT, Machine, SERVER};
-use crate::statistics::Spread;
-
-/// From here on the same server differs too much from itself.
-const NOISY: f64 = 0.05;
+/// From this part of all processors' time on, others are worth a line.
+const OTHERS: f64 = 0.02;
 
 /// A line of the result.
 #[expect(clippy::print_stdout, reason = "that is what the program is for")]
@@ -15,128 +15,158 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     println!("{text}");
 }
 
-/// The table.
-pub(crate) fn print(machine: &Machine, plan: &Plan, results: &[ClassResult]) {
-    line(format!("{}, sealblk {}", machine.date, machine.commit));
+/// Everything.
+pub(crate) fn print(results: &Results) {
+    let (machine, plan) = (&results.machine, &results.plan);
+    line(format!("{}, sealblk {}", machine.date, machine.sealblk));
     line(format!("{}; {}", machine.processor, machine.instructions));
     line(format!("{} processors, Linux {}; {}", machine.processors, machine.kernel, machine.qemu));
     line(format!(
-        "One queue; client on processor {CLIENT}, server on processor {SERVER}; {} rounds of \
-         {:.1} s; median (min..max)",
+        "Client on processor {}, {}; server on processor {}; {} rounds of {:.2} s (up to {} more \
+         where noisy); median (min..max)",
+        plan.client_processor,
+        if plan.client_polls { "polling" } else { "sleeping" },
+        plan.server_processor,
         plan.rounds,
-        plan.sample.as_secs_f64()
+        plan.seconds,
+        plan.extra_rounds,
     ));
-    for result in results {
-        line(format!("\n{} storage: {}", result.class.name(), result.class.description()));
-        line(noise(result));
-        for work in &result.works {
-            print_work(work);
-        }
+    for class in &results.classes {
+        print_class(class, plan.noise_limit);
+    }
+    if let Some(idle) = &results.idle_daemons {
+        line(format!(
+            "\n{} idle daemons: {:.4} % of a processor all together; each {:.1} MiB resident, \
+             {:.1} MiB of it its share (Pss)",
+            idle.count,
+            100.0 * idle.cpu_ns as f64 / idle.window_ns as f64,
+            mib(idle.rss_bytes.median),
+            mib(idle.pss_bytes.median),
+        ));
     }
     line("");
 }
 
-fn noise(result: &ClassResult) -> String {
-    let Some(noise) = result.noise() else { return "A/A: not measured".into() };
-    let text = format!(
-        "A/A: the same server differs from itself by {:.1} % (median; worst {:.1} %)",
-        noise.median * 100.0,
-        noise.max * 100.0
-    );
-    if is_noisy(&noise) {
-        format!("{text}\nNOISY MACHINE: over {:.0} %, trust no small difference", NOISY * 100.0)
-    } else {
-        text
+fn print_class(class: &Class, limit: f64) {
+    line(format!("\n=== {} storage: {}", class.class, class.storage));
+    line(format!("A/A: the same server differs from itself by {}", noise(&class.noise)));
+    if class.noise.noisy {
+        line(format!("NOISY MACHINE: over {:.0} %, trust no small difference", limit * 100.0));
+    }
+    for work in &class.works {
+        print_work(class, work);
+    }
+    print_idle(class);
+}
+
+fn noise(noise: &Noise) -> String {
+    let mut text =
+        format!("{:.1} % (median; worst {:.1} %)", noise.median * 100.0, noise.worst * 100.0);
+    if noise.steal > OTHERS || noise.foreign > OTHERS {
+        text += &format!(
+            "; others had the processors: {:.0} % stolen by the hypervisor, {:.0} % other programs",
+            noise.steal * 100.0,
+            noise.foreign * 100.0
+        );
+    }
+    text
+}
+
+fn print_work(class: &Class, work: &Work) {
+    let mark = if work.noise.noisy { "   NOISY" } else { "" };
+    line(format!("\n  {}   [A/A {}]{mark}", work.name, noise(&work.noise)));
+    line(format!(
+        "    {:<36} {:>22} {:>8} {:>8} {:>8} {:>7} {:>7}",
+        "", "1000 requests/s", "p50 us", "p99 us", "p99.9", "CPU us", "kernel"
+    ));
+    for samples in &work.servers {
+        let server = class.servers.iter().find(|server| server.id == samples.server);
+        let name = server.map_or(samples.server.as_str(), |server| server.name.as_str());
+        print_samples(name, samples);
+    }
+    for ratio in &work.ratios {
+        print_ratio(ratio);
     }
 }
 
-fn is_noisy(noise: &Spread) -> bool {
-    noise.median > NOISY
+fn print_samples(name: &str, samples: &ServerSamples) {
+    let median =
+        |figure: fn(&Sample) -> f64| samples.spread(figure).map_or(0.0, |spread| spread.median);
+    let iops = samples.spread(|sample| sample.iops / 1e3).map_or_else(String::new, |iops| {
+        format!("{:.1} ({:.1}..{:.1})", iops.median, iops.min, iops.max)
+    });
+    line(format!(
+        "    {name:<36} {iops:>22} {:>8.1} {:>8.1} {:>8.1} {:>7.2} {:>7.2}",
+        median(|sample| sample.p50_ns as f64 / 1e3),
+        median(|sample| sample.p99_ns as f64 / 1e3),
+        median(|sample| sample.p999_ns as f64 / 1e3),
+        median(Sample::server_us),
+        median(Sample::workers_us),
+    ));
 }
 
-fn print_work(result: &WorkResult) {
-    line(format!("\n  {}", result.work.name()));
+fn print_ratio(ratio: &Ratio) {
+    let Spread { median, min, max } = ratio.spread;
+    let sign = if ratio.quantity == Quantity::CpuUs { "+" } else { "" };
+    let figure = if sign.is_empty() {
+        format!("{median:.2} ({min:.2}..{max:.2})")
+    } else {
+        format!("{median:+.2} ({min:+.2}..{max:+.2})")
+    };
+    let target = ratio.target.as_ref().map(target).unwrap_or_default();
+    line(format!("      {figure:<22} {:<74}{target}", ratio.name));
+}
+
+fn target(target: &Target) -> String {
+    let sign = if target.at_least { ">=" } else { "<=" };
+    format!(" {sign} {:.2} {}", target.limit, verdict(target.verdict))
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Ok => "ok",
+        Verdict::Missed => "MISSED",
+        Verdict::Undecided => "undecided (noise)",
+    }
+}
+
+fn mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
+fn print_idle(class: &Class) {
+    if class.servers.iter().all(|server| server.idle.is_none()) {
+        return;
+    }
+    line("\n  Idle after load, client connected; start");
     line(format!(
-        "    {:<40} {:>24} {:>9} {:>9} {:>8}",
-        "", "1000 requests/s", "p50 us", "p99 us", "CPU us"
+        "    {:<36} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "", "CPU us/s", "own MiB", "of files", "start ms", "after key"
     ));
-    for cell in &result.cells {
-        let median = |figure: fn(&Cell) -> Option<Spread>| figure(cell).map_or(0.0, |s| s.median);
-        let iops = cell.spread(|sample| sample.iops / 1e3).map_or_else(String::new, |iops| {
-            format!("{:.1} ({:.1}..{:.1})", iops.median, iops.min, iops.max)
-        });
+    for server in &class.servers {
+        let Some(idle) = &server.idle else { continue };
         line(format!(
-            "    {:<40} {iops:>24} {:>9.1} {:>9.1} {:>8.2}",
-            cell.kind.name(),
-            median(|cell| cell.spread(|sample| f64::from(sample.p50) / 1e3)),
-            median(|cell| cell.spread(|sample| f64::from(sample.p99) / 1e3)),
-            cell.cpu_us()
+            "    {:<36} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>10}{}",
+            server.name,
+            idle.cpu_ns as f64 * 1e6 / idle.window_ns as f64,
+            mib(idle.own_bytes() as f64),
+            mib(idle.file_bytes as f64),
+            idle.start_ms,
+            idle.ready_after_key_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.2}")),
+            if server.id == "sealblk-4096" { idle_verdict(idle) } else { String::new() },
         ));
     }
-    for (name, ratio) in result.ratios() {
-        let Spread { median, min, max } = ratio;
-        line(format!("      {median:5.2} ({min:.2}..{max:.2})  {name}"));
-    }
-    if let Some(Spread { median, min, max }) = Spread::of(&result.noise()) {
-        line(format!("      {median:5.2} ({min:.2}..{max:.2})  A/A: the first server, twice"));
-    }
 }
 
-/// Everything measured, every sample included.
-pub(crate) fn json(machine: &Machine, plan: &Plan, results: &[ClassResult]) -> Value {
-    json!({
-        "machine": {
-            "date": machine.date,
-            "processor": machine.processor,
-            "processors": machine.processors,
-            "instructions": machine.instructions,
-            "kernel": machine.kernel,
-            "qemu": machine.qemu,
-            "sealblk": machine.commit,
-        },
-        "plan": {
-            "rounds": plan.rounds,
-            "seconds": plan.sample.as_secs_f64(),
-            "queues": 1,
-            "client_processor": CLIENT,
-            "server_processor": SERVER,
-        },
-        "classes": results.iter().map(class_json).collect::<Vec<_>>(),
-    })
-}
-
-fn class_json(result: &ClassResult) -> Value {
-    json!({
-        "class": result.class.name(),
-        "storage": result.class.description(),
-        "noise": result.noise().map(|noise| json!({
-            "median": noise.median, "worst": noise.max, "noisy": is_noisy(&noise),
-        })),
-        "works": result.works.iter().map(|work| json!({
-            "name": work.work.name(),
-            "write": work.work.write,
-            "random": work.work.random,
-            "block_bytes": work.work.block_bytes,
-            "depth": work.work.depth,
-            "servers": work.cells.iter().map(cell_json).collect::<Vec<_>>(),
-            "again": cell_json(&work.again),
-            "ratios": work.ratios().into_iter().map(|(name, spread)| json!({
-                "name": name, "median": spread.median, "min": spread.min, "max": spread.max,
-            })).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
-    })
-}
-
-fn cell_json(cell: &Cell) -> Value {
-    json!({
-        "server": cell.kind.name(),
-        "cpu_us_per_request": cell.cpu_us(),
-        "samples": cell.samples.iter().map(|sample| json!({
-            "requests_per_second": sample.iops,
-            "requests": sample.requests,
-            "p50_ns": sample.p50,
-            "p99_ns": sample.p99,
-            "cpu_ns": u64::try_from(sample.cpu.as_nanos()).unwrap_or(u64::MAX),
-        })).collect::<Vec<_>>(),
-    })
+/// Issue 5: 24 MiB, 50 ms, no processor time.
+fn idle_verdict(idle: &Idle) -> String {
+    let say = |met: bool| verdict(if met { Verdict::Ok } else { Verdict::Missed });
+    let ready = idle.ready_after_key_ms.unwrap_or(idle.start_ms);
+    format!(
+        "  CPU 0: {}; <= {} MiB: {}; <= {READY_AFTER_KEY_MS:.0} ms: {}",
+        say(idle.cpu_ns == 0),
+        RESIDENT_BYTES >> 20,
+        say(idle.own_bytes() <= RESIDENT_BYTES),
+        say(ready <= READY_AFTER_KEY_MS),
+    )
 }

@@ -1,15 +1,18 @@
-//! The servers under test, each with storage of its own, pinned to the servers' processor.
+//! The servers under test: their names, their storage's content, their command lines.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::fs::File;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use sealblk_tests::{Daemon, run, sealblk};
+use anyhow::{Context, Result, ensure};
+use sealblk_tests::{run, sealblk, sealblkd_program};
+use tempfile::TempDir;
 
-use crate::load::{DISK_BYTES, Load};
-use crate::machine::{CLIENT, SERVER, pin};
-use crate::store::{Class, Store};
+use crate::store::Store;
+use crate::work::DISK_BYTES;
 
 /// As many hexadecimal digits as Cinder's passphrases have.
 const PASSPHRASE: &str = "1f6a0c93d47be825906ed3f1825b7ca04c9182fe6b3d50a7e8f40d9c2b7165a3";
@@ -33,7 +36,7 @@ impl Aio {
 }
 
 /// A server under test.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// sealblkd with encryption sectors of so many bytes.
     Encrypted(u32),
@@ -41,127 +44,268 @@ pub(crate) enum Kind {
     Plain,
     QemuPlain(Aio),
     QemuLuks(Aio),
+    /// The baseline in benches/textbook, with encryption sectors of so many bytes.
+    Textbook(u32),
+    /// No server: io_uring on the storage itself.
+    Raw,
+    /// By command line.
+    Other {
+        name: String,
+        command: String,
+    },
 }
 
 impl Kind {
-    /// All that are measured.
-    pub(crate) fn all(full: bool) -> Vec<Self> {
-        let mut all = vec![Self::Encrypted(4096)];
-        if full {
-            all.push(Self::Encrypted(512));
-        }
-        all.push(Self::Plain);
+    /// All that we know, sealblk first: the first is the one that is measured twice.
+    pub(crate) fn known() -> Vec<Self> {
+        let mut all = vec![Self::Encrypted(4096), Self::Encrypted(512), Self::Plain];
         all.extend([Aio::IoUring, Aio::Native].map(Self::QemuPlain));
         all.extend([Aio::IoUring, Aio::Native].map(Self::QemuLuks));
+        all.extend([Self::Textbook(4096), Self::Raw]);
         all
     }
 
-    pub(crate) fn name(self) -> String {
+    /// Those for two queues: whoever can have a thread for each, and the ceiling.
+    pub(crate) fn has_queue_threads(&self) -> bool {
+        matches!(self, Self::Encrypted(4096) | Self::Plain | Self::Raw | Self::Other { .. })
+    }
+
+    /// `NAME=COMMAND`
+    pub(crate) fn other(text: &str) -> Result<Self, String> {
+        let (name, command) = text.split_once('=').ok_or("NAME=COMMAND is needed")?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || !name.chars().all(fits) {
+            return Err("NAME is letters, digits, and any of -_.".into());
+        }
+        if !command.contains("{socket}") || !command.contains("{image}") {
+            return Err("COMMAND must contain {socket} and {image}".into());
+        }
+        Ok(Self::Other { name: name.into(), command: command.into() })
+    }
+
+    /// As results.rs lists it.
+    pub(crate) fn id(&self) -> String {
+        match self {
+            Self::Encrypted(sector_bytes) => format!("sealblk-{sector_bytes}"),
+            Self::Plain => "sealblk-plain".into(),
+            Self::QemuPlain(aio) => format!("qemu-plain-{}", aio.name()),
+            Self::QemuLuks(aio) => format!("qemu-luks-{}", aio.name()),
+            Self::Textbook(sector_bytes) => format!("textbook-{sector_bytes}"),
+            Self::Raw => "raw".into(),
+            Self::Other { name, .. } => name.clone(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Encrypted(sector_bytes) => format!("sealblk encrypted, {sector_bytes} B sectors"),
             Self::Plain => "sealblk --plain".into(),
             Self::QemuPlain(aio) => format!("qemu-storage-daemon plain, {}", aio.name()),
             Self::QemuLuks(aio) => format!("qemu-storage-daemon LUKS, {}", aio.name()),
+            Self::Textbook(sector_bytes) => format!("textbook baseline, {sector_bytes} B sectors"),
+            Self::Raw => "no server: io_uring".into(),
+            Self::Other { name, .. } => name.clone(),
         }
+    }
+
+    /// Why it can't be measured here, if so.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let program = match self {
+            Self::Textbook(_) => textbook_program().ok()?,
+            _ => return None,
+        };
+        (!program.exists()).then(|| format!("{} is not there", program.display()))
     }
 }
 
-/// A running server with a client that has filled its disk.
-pub(crate) struct Server {
-    // Dropped in this order: client, server, storage.
-    pub(crate) load: Load,
-    _daemon: Daemon,
-    _store: Store,
+/// A server's command line.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    /// Where it will serve.
+    pub(crate) socket: PathBuf,
+    /// sealblkd: tells when it is ready.
+    pub(crate) is_ours: bool,
 }
 
-impl Server {
-    /// Makes the storage, starts the server, connects, fills the disk.
-    pub(crate) fn start(kind: Kind, class: Class) -> Result<Self> {
-        let started = || -> Result<Self> {
-            let keys = tempfile::TempDir::with_prefix_in("sealblk-bench-", "/var/tmp")?;
-            let key = keys.path().join("key");
-            std::fs::write(&key, PASSPHRASE)?;
-            let store = Store::new(class, |image| make_image(kind, image, &key))?;
-            if let Kind::Encrypted(sector_bytes) = kind {
+/// Keys, and what is slow to make and can be copied.
+pub(crate) struct Materials {
+    directory: TempDir,
+    luks_image: OnceCell<PathBuf>,
+}
+
+impl Materials {
+    pub(crate) fn new() -> Result<Self> {
+        let directory = TempDir::with_prefix_in("sealblk-bench-", "/var/tmp")?;
+        let write = |name, text: &str| -> std::io::Result<()> {
+            let path = directory.path().join(name);
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(text.as_bytes())
+        };
+        write("key", PASSPHRASE)?;
+        write("hex", &PASSPHRASE.repeat(2))?;
+        Ok(Self { directory, luks_image: OnceCell::new() })
+    }
+
+    fn key(&self) -> PathBuf {
+        self.directory.path().join("key")
+    }
+
+    fn key_uri(&self) -> String {
+        format!("file:{}", self.key().display())
+    }
+
+    /// The content that the server wants its storage to begin with. Made in a file on a disk,
+    /// whatever the storage: where blocks have 4096 bytes (zram, tmpfs), `sealblk format` makes no
+    /// smaller sectors.
+    pub(crate) fn make_image(&self, kind: &Kind, image: &Path) -> Result<()> {
+        let create = |size| -> Result<()> { Ok(File::create(image)?.set_len(size)?) };
+        match kind {
+            Kind::Encrypted(sector_bytes) => {
+                let made = self.directory.path().join("image");
+                File::create(&made)?.set_len(DISK_BYTES + HEADER_BYTES)?;
+                let (uri, key) = (format!("file:{}", made.display()), self.key_uri());
                 let size = sector_bytes.to_string();
-                let (uri, key) = (store.uri(), key_uri(&key));
                 let volume = ["format", "--volume", &uri, "--key", &key];
                 let how = ["--yes", "--kdf", "pbkdf2", "--sector-size", &size];
                 sealblk(volume.iter().chain(&how))?;
+                copy(&made, image)?;
             }
-            // What is started inherits the processor of the thread that starts it.
-            pin(SERVER)?;
-            let daemon = serve(kind, &store, &key);
-            pin(CLIENT)?;
-            let daemon = daemon?;
-            let load = Load::connect(&daemon)?;
-            Ok(Self { load, _daemon: daemon, _store: store })
-        };
-        started().with_context(|| format!("{} on {} storage", kind.name(), class.name()))
-    }
-}
-
-fn key_uri(key: &Path) -> String {
-    format!("file:{}", key.display())
-}
-
-fn make_image(kind: Kind, image: &Path, key: &Path) -> Result<()> {
-    match kind {
-        Kind::Encrypted(_) => File::create(image)?.set_len(DISK_BYTES + HEADER_BYTES)?,
-        Kind::Plain | Kind::QemuPlain(_) => File::create(image)?.set_len(DISK_BYTES)?,
-        Kind::QemuLuks(_) => {
-            let secret = format!("secret,id=s,file={}", key.display());
-            let size = DISK_BYTES.to_string();
-            let image = image.to_str().context("a path that is not UTF-8")?;
-            let how = ["create", "-q", "-f", "luks", "--object", &secret, "-o", "key-secret=s"];
-            run("qemu-img", how.iter().copied().chain([image, &size]))?;
+            Kind::QemuLuks(_) => copy(self.luks_image()?, image)?,
+            Kind::Plain | Kind::QemuPlain(_) | Kind::Textbook(_) | Kind::Raw => {
+                create(DISK_BYTES)?;
+            }
+            Kind::Other { .. } => create(DISK_BYTES + HEADER_BYTES)?,
         }
+        Ok(())
     }
+
+    /// qemu-img takes seconds for one: it tries how many iterations of PBKDF2 fit into two.
+    fn luks_image(&self) -> Result<&Path> {
+        if let Some(path) = self.luks_image.get() {
+            return Ok(path);
+        }
+        let path = self.directory.path().join("luks");
+        let secret = format!("secret,id=s,file={}", self.key().display());
+        let size = DISK_BYTES.to_string();
+        let image = path.to_str().context("a path that is not UTF-8")?;
+        let how = ["create", "-q", "-f", "luks", "--object", &secret, "-o", "key-secret=s"];
+        run("qemu-img", how.iter().copied().chain([image, &size]))?;
+        Ok(self.luks_image.get_or_init(|| path))
+    }
+
+    /// How to start it; none for the raw client.
+    pub(crate) fn launch(&self, kind: &Kind, store: &Store, queues: u16) -> Result<Option<Launch>> {
+        let socket = store.scratch.file("vu.sock");
+        let (queue_count, uri, key_uri) = (queues.to_string(), store.uri(), self.key_uri());
+        let path = store.path.to_str().context("a path that is not UTF-8")?;
+        let at = socket.to_str().context("a path that is not UTF-8")?;
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let common = ["--socket", at, "--queues", &queue_count];
+        let (program, args) = match kind {
+            Kind::Raw => return Ok(None),
+            Kind::Encrypted(_) => {
+                let volume = ["--volume", &uri, "--key", &key_uri];
+                (sealblkd_program()?, words(&[&volume[..], &common].concat()))
+            }
+            Kind::Plain => {
+                let volume = ["--volume", &uri, "--plain"];
+                (sealblkd_program()?, words(&[&volume[..], &common].concat()))
+            }
+            Kind::QemuPlain(aio) => {
+                ("qemu-storage-daemon".into(), self.qemu_args(*aio, false, store, at, queues))
+            }
+            Kind::QemuLuks(aio) => {
+                ("qemu-storage-daemon".into(), self.qemu_args(*aio, true, store, at, queues))
+            }
+            Kind::Textbook(sector_bytes) => {
+                let (hex, size) = (self.directory.path().join("hex"), sector_bytes.to_string());
+                let hex = hex.to_str().context("a path that is not UTF-8")?;
+                let volume =
+                    ["--volume", path, "--key-hex-file", hex, "--sector-size", size.as_str()];
+                (textbook_program()?, words(&[&volume[..], &common].concat()))
+            }
+            Kind::Other { command, .. } => {
+                let command = command.replace("{socket}", at).replace("{image}", path);
+                let command = command.replace("{queues}", &queue_count);
+                ("sh".into(), words(&["-c", &format!("exec {command}")]))
+            }
+        };
+        let is_ours = matches!(kind, Kind::Encrypted(_) | Kind::Plain);
+        Ok(Some(Launch { program, args, socket, is_ours }))
+    }
+
+    /// qemu-storage-daemon with an I/O thread, as libvirt users would run it.
+    fn qemu_args(
+        &self,
+        aio: Aio,
+        luks: bool,
+        store: &Store,
+        socket: &str,
+        queues: u16,
+    ) -> Vec<OsString> {
+        let driver = if store.is_device { "host_device" } else { "file" };
+        let file = format!(
+            "driver={driver},node-name=f0,filename={},cache.direct=on,aio={}",
+            store.path.display(),
+            aio.name()
+        );
+        let disk = if luks {
+            "driver=luks,node-name=d0,file=f0,key-secret=s"
+        } else {
+            "driver=raw,node-name=d0,file=f0"
+        };
+        let secret = format!("secret,id=s,file={}", self.key().display());
+        let export = format!(
+            "type=vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={socket},\
+             writable=on,num-queues={queues},logical-block-size=512,iothread=io0",
+        );
+        let pairs = [
+            ["--object", "iothread,id=io0"],
+            ["--object", &secret],
+            ["--blockdev", &file],
+            ["--blockdev", disk],
+            ["--export", &export],
+        ];
+        pairs.as_flattened().iter().map(OsString::from).collect()
+    }
+}
+
+/// Leaves holes where there are zeroes.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    run("cp", ["--sparse=always".as_ref(), from.as_os_str(), to.as_os_str()])?;
     Ok(())
 }
 
-fn serve(kind: Kind, store: &Store, key: &Path) -> Result<Daemon> {
-    let socket = store.scratch.file("vu.sock");
-    let (aio, luks) = match kind {
-        Kind::Encrypted(_) => {
-            let args = ["--volume", &store.uri(), "--key", &key_uri(key)];
-            return Daemon::with_args(&socket, args.iter().map(OsString::from).collect());
-        }
-        Kind::Plain => {
-            let args = ["--volume", &store.uri(), "--plain"];
-            return Daemon::with_args(&socket, args.iter().map(OsString::from).collect());
-        }
-        Kind::QemuPlain(aio) => (aio, false),
-        Kind::QemuLuks(aio) => (aio, true),
-    };
-    Daemon::of_others("qemu-storage-daemon", &socket, qemu_args(aio, luks, store, key, &socket))
+/// Built beside our programs.
+fn textbook_program() -> Result<PathBuf> {
+    let ours = sealblkd_program()?;
+    ensure!(ours.is_file(), "{} is not there", ours.display());
+    Ok(ours.with_file_name("sealblk-textbook"))
 }
 
-/// qemu-storage-daemon with an I/O thread, as libvirt users would run it.
-fn qemu_args(aio: Aio, luks: bool, store: &Store, key: &Path, socket: &Path) -> Vec<OsString> {
-    let driver = if store.is_device { "host_device" } else { "file" };
-    let file = format!(
-        "driver={driver},node-name=f0,filename={},cache.direct=on,aio={}",
-        store.path.display(),
-        aio.name()
-    );
-    let disk = if luks {
-        "driver=luks,node-name=d0,file=f0,key-secret=s"
-    } else {
-        "driver=raw,node-name=d0,file=f0"
-    };
-    let secret = format!("secret,id=s,file={}", key.display());
-    let export = format!(
-        "type=vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={},writable=on,\
-         num-queues=1,logical-block-size=512,iothread=io0",
-        socket.display()
-    );
-    let pairs = [
-        ["--object", "iothread,id=io0"],
-        ["--object", &secret],
-        ["--blockdev", &file],
-        ["--blockdev", disk],
-        ["--export", &export],
-    ];
-    pairs.as_flattened().iter().map(OsString::from).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_have_ids_and_names_of_their_own() {
+        let known = Kind::known();
+        let mut all: Vec<String> = known.iter().flat_map(|kind| [kind.id(), kind.name()]).collect();
+        all.sort();
+        // The raw client and others by command line may be called as they are named.
+        all.dedup();
+        assert_eq!(all.len(), 2 * known.len());
+    }
+
+    #[test]
+    fn a_server_by_command_line_needs_its_places() {
+        let other = Kind::other("spdk=vhost {socket} -i {image}").unwrap();
+        assert_eq!((other.id(), other.has_queue_threads()), ("spdk".into(), true));
+        for wrong in ["x", "=a {socket} {image}", "a b=c {socket} {image}", "x=c {socket}"] {
+            assert!(Kind::other(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,16 +1,10 @@
 //! Medians, spreads, percentiles, and ratios of samples that were taken in the same round.
 
-/// Median and extremes of some samples.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Spread {
-    /// The middle one; of an even number the mean of the two in the middle.
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-}
+use crate::results::Spread;
 
 impl Spread {
-    /// Of no samples there is none.
+    /// Of no samples there is none. The median of an even number is the mean of the two in the
+    /// middle.
     pub(crate) fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -20,20 +14,15 @@ impl Spread {
     }
 }
 
-/// Each sample over the other of its round.
-pub(crate) fn ratios(samples: &[f64], others: &[f64]) -> Vec<f64> {
-    samples.iter().zip(others).map(|(one, other)| one / other).collect()
+/// A figure of two servers from each round, made into one.
+pub(crate) fn per_round(one: &[f64], other: &[f64], make: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+    one.iter().zip(other).map(|(&one, &other)| make(one, other)).collect()
 }
 
-/// The better one of each round.
-pub(crate) fn best(samples: &[f64], others: &[f64]) -> Vec<f64> {
-    samples.iter().zip(others).map(|(one, other)| one.max(*other)).collect()
-}
-
-/// The value that `percent` of the samples do not exceed; sorts a part of them.
-pub(crate) fn percentile(samples: &mut [u32], percent: usize) -> Option<u32> {
-    let rank = (samples.len() * percent).div_ceil(100).checked_sub(1)?;
-    Some(*samples.select_nth_unstable(rank).1)
+/// The value that `permille` of the samples do not exceed; sorts a part of them.
+pub(crate) fn percentile(samples: &mut [u32], permille: usize) -> Option<u64> {
+    let rank = (samples.len() * permille).div_ceil(1000).checked_sub(1)?;
+    Some((*samples.select_nth_unstable(rank).1).into())
 }
 
 #[cfg(test)]
@@ -51,17 +40,18 @@ mod tests {
     #[test]
     fn a_ratio_compares_within_its_round() {
         // Medians of the columns would give 90 / 100.
-        let ratios = ratios(&[90.0, 45.0, 200.0], &[100.0, 90.0, 400.0]);
+        let ratios = per_round(&[90.0, 45.0, 200.0], &[100.0, 90.0, 400.0], |a, b| a / b);
         assert_eq!(Spread::of(&ratios).unwrap().median, 0.5);
-        assert_eq!(best(&[1.0, 5.0], &[2.0, 4.0]), [2.0, 5.0]);
+        assert_eq!(per_round(&[1.0, 5.0], &[2.0, 4.0], f64::max), [2.0, 5.0]);
     }
 
     #[test]
     fn a_percentile_is_one_of_the_samples() {
-        let mut samples: Vec<u32> = (1..=100).rev().collect();
-        assert_eq!(percentile(&mut samples, 50), Some(50));
-        assert_eq!(percentile(&mut samples, 99), Some(99));
-        assert_eq!(percentile(&mut [7], 99), Some(7));
-        assert_eq!(percentile(&mut [], 50), None);
+        let mut samples: Vec<u32> = (1..=1000).rev().collect();
+        assert_eq!(percentile(&mut samples, 500), Some(500));
+        assert_eq!(percentile(&mut samples, 990), Some(990));
+        assert_eq!(percentile(&mut samples, 999), Some(999));
+        assert_eq!(percentile(&mut [7], 999), Some(7));
+        assert_eq!(percentile(&mut [], 500), None);
     }
 }

@@ -1,23 +1,28 @@
 //! Storage under the servers: a file with real latency, or a block device in memory.
 //!
-//! Everything made here vanishes with the process, however that ends: a loop device is marked to
-//! be cleared by its last user, and the file under it has no name any more.
+//! Everything made here vanishes with the process: a loop device is marked to be cleared by its
+//! last user, and the file under it has no name any more; for zram see `zram.rs`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
+use rustix::fs::{FallocateFlags, fallocate};
 use sealblk_tests::{Scratch, run};
 use tempfile::TempDir;
 
+use crate::zram::Zram;
+
 /// Kind of storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Class {
-    /// A file on the scratch directory's file system, opened with O_DIRECT: what users feel.
+    /// A file, opened with O_DIRECT: real latency, what users feel
     Disk,
-    /// A loop device over a file on tmpfs: no disk behind it, so that our own cost shows. Not the
-    /// tmpfs file itself: there io_uring sends every request to a worker thread.
+    /// A zram device: completes in the call that submits, so that our own cost shows
     Memory,
+    /// A loop device over a file on tmpfs: completes in the kernel's worker threads
+    Loop,
 }
 
 impl Class {
@@ -25,6 +30,7 @@ impl Class {
         match self {
             Self::Disk => "disk",
             Self::Memory => "memory",
+            Self::Loop => "loop",
         }
     }
 
@@ -32,7 +38,8 @@ impl Class {
     pub(crate) fn description(self) -> &'static str {
         match self {
             Self::Disk => "file, O_DIRECT",
-            Self::Memory => "loop device (direct-io off) over a file on tmpfs",
+            Self::Memory => "zram, lz4, incompressible data",
+            Self::Loop => "loop device (direct-io off) over a file on tmpfs",
         }
     }
 }
@@ -41,32 +48,38 @@ const TMPFS: &str = "/dev/shm";
 
 /// The storage of one server, and a directory for its socket and key.
 pub(crate) struct Store {
-    pub(crate) scratch: Scratch,
     /// The file or block device.
     pub(crate) path: PathBuf,
     pub(crate) is_device: bool,
-    _keep: Option<File>,
+    pub(crate) scratch: Scratch,
+    _device: Option<Device>,
+}
+
+/// Keeps it.
+enum Device {
+    Loop { _open: File },
+    Zram { _device: Zram },
 }
 
 impl Store {
-    /// Storage made from an image that `fill` writes to the path it is given.
-    pub(crate) fn new(class: Class, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+    /// Storage made from an image that `make` writes to the path it is given.
+    pub(crate) fn new(class: Class, make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let scratch = Scratch::new()?;
-        match class {
-            Class::Disk => {
-                let path = scratch.file("volume.img");
-                fill(&path)?;
-                Ok(Self { scratch, path, is_device: false, _keep: None })
-            }
-            Class::Memory => {
-                let directory = TempDir::with_prefix_in("sealblk-bench-", TMPFS)
-                    .with_context(|| format!("no directory in {TMPFS}"))?;
-                let image = directory.path().join("image");
-                fill(&image)?;
-                let (path, keep) = loop_device(&image)?;
-                Ok(Self { scratch, path, is_device: true, _keep: Some(keep) })
-            }
+        if class == Class::Disk {
+            let path = scratch.file("volume.img");
+            make(&path)?;
+            let file = OpenOptions::new().write(true).open(&path)?;
+            // In few extents, alike for all servers.
+            fallocate(&file, FallocateFlags::empty(), 0, file.metadata()?.len())?;
+            return Ok(Self { path, is_device: false, scratch, _device: None });
         }
+        let directory = TempDir::with_prefix_in("sealblk-bench-", TMPFS)
+            .with_context(|| format!("no directory in {TMPFS}"))?;
+        let image = directory.path().join("image");
+        make(&image)?;
+        let (path, device) =
+            if class == Class::Loop { loop_device(&image)? } else { zram_device(&image)? };
+        Ok(Self { path, is_device: true, scratch, _device: Some(device) })
     }
 
     /// As our programs name it.
@@ -77,13 +90,25 @@ impl Store {
 }
 
 /// A loop device over `image`, and the handle that keeps it.
-fn loop_device(image: &Path) -> Result<(PathBuf, File)> {
+fn loop_device(image: &Path) -> Result<(PathBuf, Device)> {
     let image = image.to_str().context("a path that is not UTF-8")?;
     let output = run("losetup", ["--find", "--show", "--direct-io=off", image])
         .context("no loop device (root may have one; or try --class disk)")?;
     let path = PathBuf::from(String::from_utf8(output.stdout)?.trim_end());
-    let keep = File::open(&path);
+    let open = File::open(&path);
     // While somebody has it open, this only says that the last one to close it clears it.
     run("losetup", ["--detach".as_ref(), path.as_os_str()])?;
-    Ok((path, keep?))
+    Ok((path, Device::Loop { _open: open? }))
+}
+
+/// A zram device with the image's content.
+fn zram_device(image: &Path) -> Result<(PathBuf, Device)> {
+    let mut image = File::open(image)?;
+    // Room for whole blocks of 4096 bytes.
+    let device = Zram::new(image.metadata()?.len().next_multiple_of(4096))?;
+    let path = device.path();
+    let mut target = OpenOptions::new().write(true).open(&path)?;
+    std::io::copy(&mut image, &mut target)?;
+    target.sync_all()?;
+    Ok((path, Device::Zram { _device: device }))
 }

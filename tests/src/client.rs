@@ -148,17 +148,33 @@ impl Client {
 
     /// Sends what is queued and gives at least `min` finished requests.
     pub fn complete(&mut self, queue: usize, min: usize) -> Result<Vec<Completed>> {
+        let mut completed = Vec::new();
+        self.complete_into(queue, min, LIMIT, &mut completed)?;
+        Ok(completed)
+    }
+
+    /// Sends what is queued and appends finished requests: with `min` 0 those that are there,
+    /// else it sleeps until there are so many, for `limit` at most.
+    pub fn complete_into(
+        &mut self,
+        queue: usize,
+        min: usize,
+        limit: Duration,
+        completed: &mut Vec<Completed>,
+    ) -> Result<()> {
         let mut slots = [const { MaybeUninit::uninit() }; 256];
-        let mut limit = LIMIT;
-        let done = self.queue(queue)?.do_io(&mut slots, min, Some(&mut limit), None);
+        let mut left = limit;
+        // Who doesn't wait shouldn't pay for looking at the clock.
+        let timeout = (min > 0).then_some(&mut left);
+        let done = self.queue(queue)?.do_io(&mut slots, min, timeout, None);
         let done = done.map_err(said("I/O"))?;
-        ensure!(done >= min, "{done} of {min} requests came back within {} s", LIMIT.as_secs());
-        let completed = slots[..done].iter().map(|slot| {
+        ensure!(done >= min, "{done} of {min} requests came back within {} s", limit.as_secs());
+        completed.extend(slots[..done].iter().map(|slot| {
             // SAFETY: do_io returns how many slots at the front it has written.
             let completion = unsafe { slot.assume_init_ref() };
             Completed { tag: completion.user_data, result: completion.ret }
-        });
-        Ok(completed.collect())
+        }));
+        Ok(())
     }
 
     fn one(&mut self, what: &str) -> Result<()> {

@@ -64,7 +64,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("tokio", &["backend"]),
     ("axum", &["backend"]),
     ("vhost", &["session", "tests", "textbook"]),
-    ("io-uring", &["ring", "volume", "engine"]),
+    // The benchmark's client without a server is none of our data path.
+    ("io-uring", &["ring", "volume", "engine", "bench"]),
     ("aws-lc-sys", &["cipher", "secret"]),
 ];
 

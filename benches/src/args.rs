@@ -1,0 +1,114 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+
+use crate::servers::Kind;
+use crate::store::Class;
+
+/// Measures sealblk, encrypted and plain, beside qemu-storage-daemon and others.
+#[derive(Debug, Parser)]
+#[command(name = "sealblk-bench", version)]
+pub(crate) struct Args {
+    /// Storage to measure on [default: disk,memory]
+    #[arg(long, value_enum, value_name = "CLASS", value_delimiter = ',')]
+    pub(crate) class: Vec<Class>,
+
+    /// Rounds: every server is measured once in each
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) rounds: usize,
+
+    /// Rounds that a work may get on top when a server differs too much from itself
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) extra_rounds: usize,
+
+    /// Length of one sample in seconds
+    #[arg(long, value_name = "S", default_value_t = 0.25)]
+    pub(crate) seconds: f64,
+
+    /// Everything: all depths, 1 MiB requests, mixed work at each depth, 100 idle daemons; about
+    /// half an hour
+    #[arg(long)]
+    pub(crate) full: bool,
+
+    /// Only works whose name contains one of these, e.g. `random read, qd 32`; repeatable
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) work: Vec<String>,
+
+    /// Only servers whose id contains one of these, e.g. `sealblk,raw` [ids: sealblk-4096,
+    /// sealblk-512, sealblk-plain, qemu-plain-io_uring, qemu-plain-native, qemu-luks-io_uring,
+    /// qemu-luks-native, textbook-4096, raw]
+    #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
+    /// Another vhost-user-blk server, e.g. `mine=/opt/mine --sock {socket} --file {image}`
+    /// ({queues} too); repeatable
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = Kind::other)]
+    pub(crate) server: Vec<Kind>,
+
+    /// The client sleeps until it is woken, instead of polling for completions
+    #[arg(long)]
+    pub(crate) sleeping_client: bool,
+
+    /// No works with two queues
+    #[arg(long)]
+    pub(crate) one_queue: bool,
+
+    /// Also start N idle encrypted daemons and see what they take [default with --full: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) idle_daemons: Option<usize>,
+
+    /// Where the results go as JSON [default: bench/result.json in cargo's target directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+impl Args {
+    /// From the process's arguments.
+    pub(crate) fn read() -> Result<Self> {
+        let mut args = Self::parse();
+        ensure!(args.rounds > 0, "--rounds must be at least 1");
+        ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
+        if args.class.is_empty() {
+            args.class = vec![Class::Disk, Class::Memory];
+        }
+        if args.full && args.idle_daemons.is_none() {
+            args.idle_daemons = Some(100);
+        }
+        Ok(args)
+    }
+
+    /// The servers to measure, in their order.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let wanted = |kind: &Kind| {
+            self.only.is_empty() || self.only.iter().any(|part| kind.id().contains(part.as_str()))
+        };
+        Kind::known().into_iter().chain(self.server.iter().cloned()).filter(wanted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn only_some_servers_are_measured() {
+        let of = |args: &[&str]| {
+            let args = Args::parse_from(["sealblk-bench"].iter().chain(args));
+            args.kinds().iter().map(Kind::id).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["--only", "sealblk-4096,raw"]), ["sealblk-4096", "raw"]);
+        assert_eq!(of(&[]).len(), Kind::known().len());
+        let other = "mine=serve {socket} {image}";
+        assert_eq!(of(&["--server", other, "--only", "mine"]), ["mine"]);
+    }
+}

@@ -79,9 +79,11 @@ pub(crate) enum OnError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CipherChoice {
-    /// AWS-LC where it is built in.
+    /// The fastest that the CPU and the build have.
     #[default]
     Auto,
+    /// Our own kernel for CPUs with VAES, or nothing.
+    Vaes,
     /// AWS-LC or nothing.
     AwsLc,
     /// The portable implementation.
@@ -92,6 +94,7 @@ impl From<CipherChoice> for Implementation {
     fn from(choice: CipherChoice) -> Self {
         match choice {
             CipherChoice::Auto => Self::Auto,
+            CipherChoice::Vaes => Self::Vaes,
             CipherChoice::AwsLc => Self::AwsLc,
             CipherChoice::Portable => Self::Portable,
         }

@@ -166,6 +166,9 @@ fn unlock(
     let segments = header.segments(&unlocked, volume.geometry().size_bytes)?;
     mend_header(&**volume, &mut io, &header, name);
     let encryption = describe_encryption(&header, &segments, config.cipher.into())?;
+    for warning in sealblk_cipher::warnings() {
+        tracing::warn!(disk = name, "{warning}");
+    }
     Ok(Unlocked { segments, encryption })
 }
 

@@ -20,12 +20,16 @@ use std::sync::OnceLock;
 
 use sealblk_secret::{SecretBytes, wipe_stack};
 
-use crate::{CipherError, SectorCipher, iv_step};
+use crate::{CipherError, Implementation, SectorCipher, iv_step};
 
 const NAME: &str = if cfg!(feature = "fips") { "AWS-LC FIPS" } else { "AWS-LC" };
 
 /// Length of an XTS tweak in bytes (IEEE 1619 section 5.1).
 const TWEAK_BYTES: usize = 16;
+
+const fn unavailable(why: &'static str) -> CipherError {
+    CipherError::Unavailable { which: Implementation::AwsLc, why }
+}
 
 /// The cipher of one key, for one thread.
 pub(crate) struct AwsLc {
@@ -38,9 +42,7 @@ impl AwsLc {
     /// `key` has 64 bytes with different halves; `sector_bytes` is a valid size.
     pub(crate) fn new(key: &SecretBytes, sector_bytes: usize) -> Result<Self, CipherError> {
         if !use_arena() {
-            return Err(CipherError::Unavailable(
-                "AWS-LC was used before its memory could be protected",
-            ));
+            return Err(unavailable("AWS-LC was used before its memory could be protected"));
         }
         let encrypt = Context::new(key, Direction::Encrypt)?;
         let decrypt = Context::new(key, Direction::Decrypt)?;
@@ -83,7 +85,7 @@ unsafe impl Send for Context {}
 
 impl Context {
     fn new(key: &SecretBytes, direction: Direction) -> Result<Self, CipherError> {
-        const NO_MEMORY: CipherError = CipherError::Unavailable("it found no memory for its keys");
+        const NO_MEMORY: CipherError = unavailable("it found no memory for its keys");
         // SAFETY: takes nothing.
         let context = unsafe { aws_lc::EVP_CIPHER_CTX_new() };
         let context = Self(NonNull::new(context).ok_or(NO_MEMORY)?);

@@ -10,24 +10,28 @@
 //! Invariant: no lock, allocation or formatting per request; no reference to guest memory, ever.
 //! Deliberately absent: authentication (XTS has none), partial sectors, other modes.
 //!
-//! Implementations: AWS-LC for AES-256 (feature `aws-lc`, default), and `aes` + `xts-mode` for
-//! everything. AWS-LC has no AES-128-XTS, so that is always portable. Feature `fips` replaces AWS-LC
-//! by its FIPS module (AWS-LC-FIPS 3.0): `cargo build -p sealblk-backend --features
-//! sealblk-cipher/fips`; building it takes Go, CMake and a C compiler, so CI leaves it out.
+//! Implementations: our own on VAES, 256 or 512 bits wide; AWS-LC for AES-256 (feature `aws-lc`,
+//! default); `aes` + `xts-mode` for everything. [`implementations`] says which can be used here.
+//! Feature `fips` replaces AWS-LC by its FIPS module (AWS-LC-FIPS 3.0) and prefers it: `cargo build
+//! -p sealblk-backend --features sealblk-cipher/fips`; building it takes Go, CMake and a C compiler,
+//! so CI leaves it out. AWS-LC has no AES-128-XTS.
 
 #[cfg(any(feature = "aws-lc", feature = "fips"))]
 mod aws_lc;
+mod implementation;
 mod keymap;
 mod portable;
 mod sector;
 mod spans;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
 
+pub use implementation::{Implementation, UnknownImplementation, implementations, warnings};
 pub use keymap::{KeyMap, Route, SegmentSpec};
 pub use sector::{SectorCipher, decrypt_in_place, encrypt_in_place};
 pub use spans::{copy_in, copy_out, open, seal};
 
 use std::fmt;
-use std::str::FromStr;
 
 use sealblk_block::SECTOR_BYTES;
 use sealblk_secret::{SecretBytes, SecretError};
@@ -66,44 +70,6 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// Which code does it. Parses from and prints as the word in the configuration.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Implementation {
-    /// `auto`: AWS-LC where it is built in and knows the algorithm, else portable.
-    #[default]
-    Auto,
-    /// `aws-lc`: AWS-LC or nothing.
-    AwsLc,
-    /// `portable`: the `aes` and `xts-mode` crates.
-    Portable,
-}
-
-impl fmt::Display for Implementation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::AwsLc => "aws-lc",
-            Self::Portable => "portable",
-        })
-    }
-}
-
-/// The word names no [`Implementation`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no cipher implementation is called {0:?}: use auto, aws-lc or portable")]
-pub struct UnknownImplementation(String);
-
-impl FromStr for Implementation {
-    type Err = UnknownImplementation;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        [Self::Auto, Self::AwsLc, Self::Portable]
-            .into_iter()
-            .find(|which| which.to_string() == word)
-            .ok_or_else(|| UnknownImplementation(word.to_owned()))
-    }
-}
-
 /// Why there is no cipher or map.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -123,8 +89,13 @@ pub enum CipherError {
     #[error("encryption sectors of {0} bytes: only 512, 1024, 2048 and 4096 are supported")]
     SectorSize(u32),
     /// The implementation asked for can't do it.
-    #[error("cipher implementation aws-lc can't be used: {0}; configure auto or portable")]
-    Unavailable(&'static str),
+    #[error("cipher implementation {which} can't be used: {why}; configure auto or portable")]
+    Unavailable {
+        /// What was asked for.
+        which: Implementation,
+        /// What stands in the way.
+        why: &'static str,
+    },
     /// A segment contradicts itself or its neighbours.
     #[error("segment {index}: {what}")]
     Segment {
@@ -162,23 +133,7 @@ pub fn sector_cipher(
         return Err(CipherError::EqualKeyHalves);
     }
     let sector_bytes = checked_sector_bytes(sector_bytes)?;
-    #[cfg(any(feature = "aws-lc", feature = "fips"))]
-    {
-        match (which, algorithm) {
-            (Implementation::Auto | Implementation::AwsLc, Algorithm::Aes256XtsPlain64) => {
-                return Ok(Box::new(aws_lc::AwsLc::new(key, sector_bytes)?));
-            }
-            (Implementation::AwsLc, Algorithm::Aes128XtsPlain64) => {
-                return Err(CipherError::Unavailable("AWS-LC has no AES-128-XTS"));
-            }
-            _ => {}
-        }
-    }
-    #[cfg(not(any(feature = "aws-lc", feature = "fips")))]
-    if which == Implementation::AwsLc {
-        return Err(CipherError::Unavailable("this program was built without it"));
-    }
-    portable::new(algorithm, key, sector_bytes)
+    implementation::make(which, algorithm, key, sector_bytes)
 }
 
 /// The size as the rest of the crate takes it, if LUKS allows it.

@@ -12,7 +12,7 @@ use aes::{Aes128, Aes256};
 use sealblk_secret::{SecretBox, SecretBytes};
 use xts_mode::{Array, Xts128, get_tweak_default};
 
-use crate::{Algorithm, CipherError, SECTOR_BYTES_MAX, SectorCipher, iv_step};
+use crate::{Algorithm, CipherError, Implementation, SECTOR_BYTES_MAX, SectorCipher, iv_step};
 
 /// The cipher of one key, for one thread.
 struct Portable<C> {
@@ -39,7 +39,10 @@ where
 {
     fn new(key: &SecretBytes, sector_bytes: usize) -> Result<Self, CipherError> {
         let (first, second) = key.expose().split_at(key.len() / 2);
-        let wrong = |_| CipherError::Unavailable("the key has the wrong length");
+        let wrong = |_| CipherError::Unavailable {
+            which: Implementation::Portable,
+            why: "the key has the wrong length",
+        };
         // SecretBox wipes the stack that the schedules were made on.
         let (data, tweak) = (<&Key<C>>::try_from(first), <&Key<C>>::try_from(second));
         let (data, tweak) = (data.map_err(wrong)?, tweak.map_err(wrong)?);

@@ -84,7 +84,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// `4 KiB read, qd 32, batch`
+    /// `4 KiB read, qd 32, queues 1, driver batch`
     pub(crate) fn name(&self) -> String {
         let [size, what, rest @ ..] = self.parameters();
         let rest = rest.map(|(name, value)| format!("{name} {value}")).join(", ");
@@ -353,5 +353,36 @@ fn profile(path: Path, queues: u16) -> DiskProfile {
         write_zeroes: None,
         write_zeroes_may_unmap: false,
         serial: *b"sealblk-bench-engine",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_work_of_every_path_is_carried_out_without_an_error() {
+        let plan = Plan {
+            works: Work::all(),
+            paths: vec![Path::Plain, Path::Encrypted(4096, Implementation::Auto)],
+            rounds: 1,
+            sample: Duration::ZERO,
+            requests: Some(300),
+            queue_processors: [0, 0],
+            driver_processor: 0,
+        };
+        let mut names = Vec::new();
+        let figures = measure(&plan, |name| names.push(name.to_owned())).unwrap();
+        assert_eq!(names.len(), plan.works.len());
+        let count = |unit| figures.iter().filter(|figure| figure.unit == unit).count();
+        assert_eq!(count("requests/s"), 2 * plan.works.len());
+        assert_eq!(count("ns CPU/request over plain"), plan.works.len());
+    }
+
+    #[test]
+    fn a_work_says_what_it_is() {
+        let driver = DriverKind::Batch;
+        let work = Work { write: true, block_bytes: 65536, depth: 32, queues: 2, driver };
+        assert_eq!(work.name(), "64 KiB write, qd 32, queues 2, driver batch");
     }
 }

@@ -125,11 +125,12 @@ impl Luks2 {
         }
         let metadata = self.revalidated(raw)?;
 
-        let mut plan = Plan::default();
-        plan.write(area.offset, data);
-        plan.flush();
-        self.commit(&mut plan, &metadata, random)?;
-        Ok((slot, plan))
+        let mut script = self.script(random)?;
+        script.write(area.offset, data);
+        script.flush();
+        script.commit(&metadata)?;
+        script.flush();
+        Ok((slot, script.finish().0))
     }
 
     /// Plans the removal of a keyslot; `force` allows to remove the last that opens the volume.
@@ -159,15 +160,16 @@ impl Luks2 {
         }
         let metadata = self.revalidated(raw)?;
 
-        let mut plan = Plan::default();
-        self.commit(&mut plan, &metadata, random)?;
+        let mut script = self.script(random)?;
+        script.commit(&metadata)?;
+        script.flush();
         if let Some(area) = keyslot.area {
             let mut noise = vec![0; usize::try_from(area.size).unwrap_or(0)];
             random(&mut noise).map_err(LuksError::Random)?;
-            plan.write(area.offset, noise);
-            plan.flush();
+            script.write(area.offset, noise);
+            script.flush();
         }
-        Ok(plan)
+        Ok(script.finish().0)
     }
 
     /// The first gap of the keyslots area that holds `size` bytes.

@@ -10,8 +10,11 @@
 use std::collections::HashSet;
 
 use super::super::*;
-use super::driver::{Broken, Driver, Keys, Recovered, keys_of, recover};
+use super::driver::{
+    Broken, Driver, Keys, Recovered, keys_of, recover, stage_plan, staged, unlock_rotation,
+};
 use super::world::{Dice, History, Op, Shape, World};
+use crate::RotationStatus;
 
 /// Writes of an epoch up to which all combinations are tried.
 const ALL_COMBINATIONS: usize = 6;
@@ -239,13 +242,11 @@ fn to_the_end(
     recovered: Recovered,
     history: &History,
 ) -> Result<(), String> {
-    let Recovered::Rotating(mut rotation) = recovered else { return Ok(()) };
+    let Recovered::Rotating(rotation) = recovered else { return Ok(()) };
+    let mut rotation = *rotation;
     let mut driver = Driver::over(*trial.shape, world);
-    loop {
-        match driver.zone(rotation) {
-            crate::Progress::More(next) => rotation = next,
-            crate::Progress::Done(_) => break,
-        }
+    while let crate::Progress::More(next) = driver.zone(rotation) {
+        rotation = next;
     }
     trial.recovered(driver.world.image, history).map(drop)
 }
@@ -299,6 +300,47 @@ fn a_rotation_with_a_journal_of_4096_byte_sectors_survives_every_crash() {
 #[test]
 fn a_rotation_that_changes_the_secret_too_survives_every_crash() {
     survives(Shape { new_secret: true, ..Shape::new(4096, false) }, "new secret", 1000);
+}
+
+/// Staging, and taking it back: the volume opens as before, or with both keys.
+#[test]
+fn staging_and_abandoning_survive_every_crash() {
+    for new_secret in [false, true] {
+        let shape = Shape { new_secret, ..Shape::new(512, false) };
+        let before = shape.volume();
+        let unlocked = unlock(&before, OLD).unwrap();
+        let staged = staged(&shape, &before);
+        let abandon =
+            load(&staged).unwrap().abandon_rotation(&mut staged.as_slice(), &mut rng(1)).unwrap();
+        let stage = stage_plan(&shape, &before);
+        for (name, base, plan) in [("stage", &before, stage), ("abandon", &staged, abandon)] {
+            let mut world = World::new(base.clone());
+            plan.steps().iter().for_each(|step| match step {
+                Step::Write { offset_bytes, data } => {
+                    world.write(*offset_bytes as usize, data, 512);
+                }
+                Step::Flush => world.flush(),
+            });
+            let mut dice = Dice::new(3);
+            let states = crash_states(base, &world.log, &mut dice, 1, |state, _, at| {
+                let (_, plan) = crate::repair(&mut state.as_slice(), false, &mut rng(1)).unwrap();
+                let mut state = state;
+                execute(&mut state, &plan);
+                let opened = unlock(&state, OLD).unwrap_or_else(|e| panic!("{name} {at}: {e}"));
+                assert!(opened.key.ct_eq(unlocked.key.expose()), "{name} {at}");
+                let status = load(&state).unwrap().rotation_status().unwrap();
+                if status == RotationStatus::Staged {
+                    for passphrase in if new_secret { &[OLD, NEW][..] } else { &[OLD] } {
+                        unlock_rotation(&state, passphrase)
+                            .unwrap_or_else(|e| panic!("{name} {at} {passphrase}: {e}"));
+                    }
+                } else {
+                    assert_eq!(status, RotationStatus::None, "{name} {at}");
+                }
+            });
+            assert!(states >= 50, "{name}: only {states} states");
+        }
+    }
 }
 
 /// Each rule, when it is broken, loses data that this simulation sees.

@@ -31,8 +31,13 @@ pub(super) struct Keys {
 }
 
 pub(super) fn staged(shape: &Shape, image: &[u8]) -> Vec<u8> {
-    let mut image = image.to_vec();
-    let unlocked = unlock(&image, OLD).unwrap();
+    let mut staged = image.to_vec();
+    execute(&mut staged, &stage_plan(shape, image));
+    staged
+}
+
+pub(super) fn stage_plan(shape: &Shape, mut image: &[u8]) -> Plan {
+    let unlocked = unlock(image, OLD).unwrap();
     let (passphrase, new) = (secret(OLD), secret(NEW));
     let params = StageParams {
         passphrase: &passphrase,
@@ -45,12 +50,7 @@ pub(super) fn staged(shape: &Shape, image: &[u8]) -> Vec<u8> {
             generation: 3,
         },
     };
-    let plan = load(&image)
-        .unwrap()
-        .stage_rotation(&mut image.as_slice(), &unlocked, &params, &mut rng(21))
-        .unwrap();
-    execute(&mut image, &plan);
-    image
+    load(image).unwrap().stage_rotation(&mut image, &unlocked, &params, &mut rng(21)).unwrap()
 }
 
 pub(super) fn unlock_rotation(mut image: &[u8], passphrase: &str) -> Result<Unlocked, LuksError> {
@@ -156,9 +156,7 @@ impl Driver {
 
     fn end_zone(&mut self, armed: Armed, specs: &[SegmentSpec], held: &Range<usize>) -> Progress {
         let pending: Pending<Progress> = armed.commit().unwrap();
-        if self.broken.upstream_end
-            && pending.plan().steps().iter().any(|step| says_it_is_over(step))
-        {
+        if self.broken.upstream_end && pending.plan().steps().iter().any(says_it_is_over) {
             self.world.flush();
             self.upstream_post(specs);
         }
@@ -235,7 +233,7 @@ fn says_it_is_over(step: &Step) -> bool {
 
 /// What recovery left to go on with.
 pub(super) enum Recovered {
-    Rotating(Rotation),
+    Rotating(Box<Rotation>),
     Single(Vec<SegmentSpec>),
 }
 
@@ -300,7 +298,7 @@ pub(super) fn recover(
             let progress = match resume {
                 Resume::Clean(pending) => {
                     apply(world, pending.plan());
-                    return Ok(Recovered::Rotating(pending.carried_out()));
+                    return Ok(Recovered::Rotating(Box::new(pending.carried_out())));
                 }
                 Resume::Finished(pending) => {
                     apply(world, pending.plan());
@@ -323,7 +321,7 @@ pub(super) fn recover(
                 }
             };
             match progress {
-                Progress::More(rotation) => Ok(Recovered::Rotating(rotation)),
+                Progress::More(rotation) => Ok(Recovered::Rotating(Box::new(rotation))),
                 Progress::Done(finished) => {
                     apply(world, &finished.wipe(&mut rng(34))?);
                     single(world, &keys.new, new_digest)

@@ -192,6 +192,32 @@ fn adding_a_keyslot_survives_every_crash() {
     }
 }
 
+/// Another secret for the same volume key: the new keyslot first, then the old one goes.
+#[test]
+fn changing_the_secret_leaves_one_of_both_that_opens_at_every_crash() {
+    let base = volume();
+    let (slot, adding) = add(&base);
+    let mut image = base.clone();
+    execute(&mut image, &adding);
+    let header = load(&image).unwrap();
+    let removing = header.remove_keyslot(&mut image.as_slice(), 0, false, &mut rng(3)).unwrap();
+    execute(&mut image, &removing);
+    let steps: Vec<Step> = adding.steps().iter().chain(removing.steps()).cloned().collect();
+    let key = unlock(&base, OLD).unwrap();
+    let (states, failures) = crash_states(&base, &steps, |io, _| {
+        let opened = opens(io, OLD).or_else(|_| opens(io, NEW))?;
+        let header = Header::load(io, &Policy::default()).unwrap();
+        let limits = KdfLimits::default();
+        let passphrase = if opened == slot { NEW } else { OLD };
+        let unlocked = header.unlock_slot(io, &secret(passphrase), opened, &limits).unwrap();
+        let same = unlocked.key.ct_eq(key.key.expose());
+        if same { Ok(()) } else { Err("another volume key".into()) }
+    });
+    assert_survives("rewrap", states, &failures, 150);
+    assert!(unlock(&image, OLD).is_err());
+    assert_eq!(unlock(&image, NEW).unwrap().slot(), slot);
+}
+
 #[test]
 fn removing_a_keyslot_survives_every_crash() {
     for (name, mut image) in starting_points() {

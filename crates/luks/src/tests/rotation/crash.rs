@@ -338,7 +338,7 @@ fn staging_and_abandoning_survive_every_crash() {
                     assert_eq!(status, RotationStatus::None, "{name} {at}");
                 }
             });
-            assert!(states >= 50, "{name}: only {states} states");
+            assert!(states >= 30, "{name}: only {states} states");
         }
     }
 }
@@ -356,7 +356,7 @@ fn the_negative_controls_are_caught() {
         ("early promise, journal", Shape::new(4096, true), early_promise),
         ("torn blocks, checksum", blocks_that_tear, torn_blocks),
     ] {
-        let outcome = crash_everywhere(shape, broken, 1000, 2);
+        let outcome = crash_everywhere(shape, broken, 1000, 0);
         let (bad, states) = (outcome.failures.len(), outcome.states);
         println!("control {name}: {bad} of {states} crash states are lost");
         assert!(bad > 0, "{name}: nothing was lost in {states} crash states");

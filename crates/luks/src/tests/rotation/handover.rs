@@ -49,7 +49,7 @@ fn cryptsetup_ends_what_we_begin() {
         let mut driver = Driver::new(shape, 9);
         let keys = keys_of(&driver.world.image);
         let mut rotation = driver.begin();
-        for zones in 0..3 {
+        for zones in 0..2 {
             let image = &driver.world.image;
             let history = History::after(&driver.world.log);
             // Either secret must do (R2).
@@ -195,7 +195,7 @@ fn cryptsetup_recovers_crash_states_of_our_rotations() {
         let World { base, log, .. } = &driver.world;
         let (mut tried, mut failures) = (0, Vec::new());
         let states = crash_states(base, log, &mut dice, 1, |mut state, history, name| {
-            if !sample.chance(4) {
+            if !sample.chance(2) {
                 return;
             }
             let status = load(&state).and_then(|header| header.rotation_status());
@@ -218,7 +218,7 @@ fn cryptsetup_recovers_crash_states_of_our_rotations() {
             }
         });
         println!("{shape:?}: cryptsetup recovered {tried} of {states} crash states");
-        assert!(tried >= 10, "only {tried} states");
+        assert!(tried >= 5, "only {tried} states");
         assert!(failures.is_empty(), "{shape:?}: {failures:#?}");
     }
 }

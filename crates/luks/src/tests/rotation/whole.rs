@@ -100,7 +100,7 @@ fn at_every_flush_each_secret_opens_both_keys_and_the_header_says_how_far_it_is(
                 crate::Progress::Done(_) => break,
             }
         }
-        assert_eq!(zones, 4);
+        assert_eq!(zones, 3);
     }
 }
 

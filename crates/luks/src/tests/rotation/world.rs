@@ -81,13 +81,13 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Three ranges and a half.
+    /// Two ranges and a half.
     pub(super) fn new(sector_bytes: u32, journal: bool) -> Self {
         Self {
             sector_bytes,
             atomic_bytes: if journal { 0 } else { sector_bytes },
             zone_bytes: 16 << 10,
-            data_bytes: 56 << 10,
+            data_bytes: 40 << 10,
             new_secret: false,
         }
     }

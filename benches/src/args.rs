@@ -60,6 +60,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     pub(crate) idle_daemons: Option<usize>,
 
+    /// fio inside a QEMU guest, on its own unless --class or --full asks for more; some 3 minutes,
+    /// samples of at least 1 s [included in --full]
+    #[arg(long)]
+    pub(crate) guest: bool,
+
     /// Where the results go as JSON [default: bench/result.json in cargo's target directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -71,9 +76,10 @@ impl Args {
         let mut args = Self::parse();
         ensure!(args.rounds > 0, "--rounds must be at least 1");
         ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
-        if args.class.is_empty() {
+        if args.class.is_empty() && (args.full || !args.guest) {
             args.class = vec![Class::Disk, Class::Memory];
         }
+        args.guest |= args.full;
         if args.full && args.idle_daemons.is_none() {
             args.idle_daemons = Some(100);
         }

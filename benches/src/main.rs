@@ -8,6 +8,7 @@ mod args;
 mod campaign;
 mod compare;
 mod cpu;
+mod guest;
 mod idle_daemons;
 mod interrupt;
 mod load;
@@ -125,7 +126,8 @@ fn measure(
     let idle = args.idle_daemons.unwrap_or(0);
     let planned = campaign.cost() * u32::try_from(args.class.len())?
         + IDLE_DAEMON_COST * u32::try_from(idle)?;
-    let mut status = Status::new(planned);
+    let guest_cost = if args.guest { guest::cost(campaign) } else { Duration::ZERO };
+    let mut status = Status::new(planned + guest_cost);
     let removed = zram::remove_left_overs();
     if removed > 0 {
         status.say(&format!("removed {removed} zram devices that a killed run left"));
@@ -138,6 +140,9 @@ fn measure(
     }
     if idle > 0 {
         results.idle_daemons = Some(idle_daemons::measure(idle, &mut status)?);
+    }
+    if args.guest {
+        results.guest = guest::measure(campaign, &materials, &mut status)?;
     }
     status.clear();
     status.say(&format!("measured for {} s", status.elapsed().as_secs()));

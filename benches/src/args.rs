@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     pub(crate) idle_daemons: Option<usize>,
 
-    /// fio inside a QEMU guest, on its own unless --class or --full asks for more; some 3 minutes,
+    /// fio inside a QEMU guest, on its own unless --class or --full asks for more; some 4 minutes,
     /// samples of at least 1 s [included in --full]
     #[arg(long)]
     pub(crate) guest: bool,

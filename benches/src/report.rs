@@ -35,7 +35,7 @@ pub(crate) fn print(results: &Results) {
     for class in &results.classes {
         print_class(class, plan.noise_limit);
     }
-    table::print(&results.guest);
+    table::print(&results.guest, plan.noise_limit);
     if let Some(idle) = &results.idle_daemons {
         line(format!(
             "\n{} idle daemons: {:.4} % of a processor all together; each {:.1} MiB resident, \

@@ -3,8 +3,9 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 FUZZ_SECONDS ?= 600
+CRASH_ROUNDS ?= 20
 
-.PHONY: help setup build demo test bench lint audit fuzz clean
+.PHONY: help setup build demo test bench lint audit fuzz crash clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,10 @@ audit: setup ## Known vulnerabilities in dependencies (fetches the advisory data
 
 fuzz: setup ## Fuzz every target for FUZZ_SECONDS each (default 600)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+crash: setup ## Crash states of rotations, many more than `make test` tries (CRASH_ROUNDS, default 20)
+	SEALBLK_CRASH_ROUNDS=$(CRASH_ROUNDS) SEALBLK_CRASH_LOTS=6 \
+	  $(CARGO) test --locked -p sealblk-luks --lib tests::rotation::crash -- --nocapture
 
 clean: ## Remove what the build made (not the guest's kernel and image)
 	$(CARGO) clean

@@ -65,7 +65,20 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) guest: bool,
 
-    /// Where the results go as JSON [default: bench/result.json in cargo's target directory]
+    /// Not the cipher and the engine by themselves
+    #[arg(long)]
+    pub(crate) no_layers: bool,
+
+    /// Only the cipher and the engine by themselves
+    #[arg(long, conflicts_with = "no_layers")]
+    pub(crate) only_layers: bool,
+
+    /// Measure nothing: draw the report of the results that are there already
+    #[arg(long)]
+    pub(crate) report: bool,
+
+    /// Where the results go as JSON (and the report, as .html) [default: bench/result.json in cargo's target
+    /// directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -76,10 +89,12 @@ impl Args {
         let mut args = Self::parse();
         ensure!(args.rounds > 0, "--rounds must be at least 1");
         ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
-        if args.class.is_empty() && (args.full || !args.guest) {
+        let guest_alone = args.guest && !args.full && args.class.is_empty();
+        args.no_layers |= guest_alone && !args.only_layers;
+        if args.class.is_empty() && !args.only_layers && !guest_alone {
             args.class = vec![Class::Disk, Class::Memory];
         }
-        args.guest |= args.full;
+        args.guest |= args.full && !args.only_layers;
         if args.full && args.idle_daemons.is_none() {
             args.idle_daemons = Some(100);
         }

@@ -10,12 +10,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::compare::{differences, noise, ratios, scaling};
 use crate::cpu::{Clocks, Passed};
+use crate::machine::SERVER;
 use crate::results::{self, CipherClass, Noise, ServerSamples};
 use crate::server::{Server, Timing};
 use crate::servers::{Kind, Materials};
 use crate::status::Status;
 use crate::store::Class;
 use crate::work::Work;
+use crate::workqueue::Confined;
 
 /// In which nobody uses the servers.
 const IDLE_WINDOW: Duration = Duration::from_millis(1500);
@@ -105,6 +107,10 @@ impl Run<'_> {
         let campaign = self.campaign;
         let mut works = Vec::new();
         let mut servers = Vec::new();
+        let confined = match self.class {
+            Class::Memory => Some(Confined::to(SERVER)?),
+            Class::Disk | Class::Zram => None,
+        };
         if !campaign.works.is_empty() {
             servers = self.start(&campaign.kinds, 1)?;
         }
@@ -113,6 +119,8 @@ impl Run<'_> {
         }
         self.rest(&servers)?;
         drop(servers);
+        // Two queues have both processors.
+        drop(confined);
         if !campaign.two_queues.is_empty() {
             let mut servers = self.start(&campaign.kinds_for_two(), 2)?;
             for pair in &campaign.two_queues {

@@ -11,9 +11,11 @@ mod cpu;
 mod guest;
 mod idle_daemons;
 mod interrupt;
+mod layers;
 mod load;
 mod machine;
 mod memory;
+mod plots;
 mod raw;
 mod report;
 mod results;
@@ -25,6 +27,7 @@ mod status;
 mod store;
 mod targets;
 mod work;
+mod workqueue;
 mod zram;
 
 use std::path::{Path, PathBuf};
@@ -47,11 +50,20 @@ const WARM_UP: Duration = Duration::from_millis(50);
 const NOISE_LIMIT: f64 = 0.05;
 /// For extra rounds, all together.
 const EXTRA_TIME: Duration = Duration::from_secs(90);
+/// What the layers take, about.
+const LAYERS_COST: Duration = Duration::from_secs(100);
 /// What an idle daemon's start costs, about.
 const IDLE_DAEMON_COST: Duration = Duration::from_millis(120);
 
 fn main() -> Result<()> {
     let args = Args::read()?;
+    let json = args.output.clone().unwrap_or_else(default_output);
+    let html = json.with_extension("html");
+    if args.report {
+        plots::from_file(&json, &html)?;
+        report::line(format!("Report: {}", html.display()));
+        return Ok(());
+    }
     interrupt::listen()?;
     let machine = Machine::look()?;
     pin(&[CLIENT])?;
@@ -80,9 +92,9 @@ fn main() -> Result<()> {
     // What was measured before something failed is worth something.
     if measured.is_ok() || !results.classes.is_empty() {
         report::print(&results);
-        let path = args.output.unwrap_or_else(default_output);
-        write(&results, &path).with_context(|| path.display().to_string())?;
-        report::line(format!("All figures: {}", path.display()));
+        write(&results, &json).with_context(|| json.display().to_string())?;
+        plots::write_html(&results, &html)?;
+        report::line(format!("All figures: {}\nReport: {}", json.display(), html.display()));
     }
     measured
 }
@@ -124,16 +136,23 @@ fn measure(
     results: &mut Results,
 ) -> Result<()> {
     let idle = args.idle_daemons.unwrap_or(0);
+    let layers_cost = if args.no_layers { Duration::ZERO } else { LAYERS_COST };
     let planned = campaign.cost() * u32::try_from(args.class.len())?
-        + IDLE_DAEMON_COST * u32::try_from(idle)?;
-    let guest_cost = if args.guest { guest::cost(campaign) } else { Duration::ZERO };
-    let mut status = Status::new(planned + guest_cost);
+        + IDLE_DAEMON_COST * u32::try_from(idle)?
+        + layers_cost
+        + if args.guest { guest::cost(campaign) } else { Duration::ZERO };
+    let mut status = Status::new(planned);
+    workqueue::restore();
     let removed = zram::remove_left_overs();
     if removed > 0 {
         status.say(&format!("removed {removed} zram devices that a killed run left"));
     }
     notes.iter().for_each(|note| status.say(note));
     let materials = Materials::new()?;
+    if !args.no_layers {
+        results.layers = measure_layers(&mut status)?;
+        status.advance(layers_cost);
+    }
     let mut extra_left = campaign.extra_time;
     for &class in &args.class {
         results.classes.push(campaign.measure(class, &materials, &mut status, &mut extra_left)?);
@@ -147,6 +166,17 @@ fn measure(
     status.clear();
     status.say(&format!("measured for {} s", status.elapsed().as_secs()));
     Ok(())
+}
+
+/// The cipher and the engine, each by itself.
+fn measure_layers(status: &mut Status) -> Result<Layers> {
+    let cipher = layers::cipher::measure(layers::cipher::Plan::default(), |what| {
+        status.show("cipher", what);
+    })?;
+    let engine = layers::engine::measure(&layers::engine::Plan::usual(SERVER, CLIENT), |what| {
+        status.show("engine", what);
+    })?;
+    Ok(Layers { cipher, engine })
 }
 
 fn default_output() -> PathBuf {

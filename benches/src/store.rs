@@ -19,10 +19,11 @@ use crate::zram::Zram;
 pub(crate) enum Class {
     /// A file, opened with O_DIRECT: real latency, what users feel
     Disk,
-    /// A zram device: completes in the call that submits, so that our own cost shows
+    /// A loop device over a file on tmpfs, its kernel workers on the server's processor: no disk
+    /// behind it, so that our own cost shows
     Memory,
-    /// A loop device over a file on tmpfs: completes in the kernel's worker threads
-    Loop,
+    /// A zram device: io_uring hands each of its requests to a worker thread
+    Zram,
 }
 
 impl Class {
@@ -30,7 +31,7 @@ impl Class {
         match self {
             Self::Disk => "disk",
             Self::Memory => "memory",
-            Self::Loop => "loop",
+            Self::Zram => "zram",
         }
     }
 
@@ -38,8 +39,10 @@ impl Class {
     pub(crate) fn description(self) -> &'static str {
         match self {
             Self::Disk => "file, O_DIRECT",
-            Self::Memory => "zram, lz4, incompressible data",
-            Self::Loop => "loop device (direct-io off) over a file on tmpfs",
+            Self::Memory => {
+                "loop device (direct-io off) over a file on tmpfs, kernel workers on the server's processor"
+            }
+            Self::Zram => "zram, lz4, incompressible data",
         }
     }
 }
@@ -78,7 +81,7 @@ impl Store {
         let image = directory.path().join("image");
         make(&image)?;
         let (path, device) =
-            if class == Class::Loop { loop_device(&image)? } else { zram_device(&image)? };
+            if class == Class::Memory { loop_device(&image)? } else { zram_device(&image)? };
         Ok(Self { path, is_device: true, scratch, _device: Some(device) })
     }
 

@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(of("memory", CipherClass::AesNi, 128), Some((0.75, true)));
         assert_eq!(of("memory", CipherClass::Vaes512, 1), None);
         assert_eq!(of("disk", CipherClass::Vaes512, 1), Some((0.97, true)));
-        assert_eq!(of("loop", CipherClass::Vaes512, 32), None);
+        assert_eq!(of("zram", CipherClass::Vaes512, 32), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! zram devices: memory as a block device that does its work in the call that submits it.
+//! zram devices: memory as a block device. It does its work in the call that submits it, but
+//! doesn't know REQ_NOWAIT, so that io_uring submits from a worker thread.
 //!
 //! The kernel keeps such a device until somebody removes it. A note in /run names each device with
 //! the process that made it, so that a later run removes what a killed one left behind.
@@ -24,7 +25,7 @@ impl Zram {
     /// A device of so many bytes, without content.
     pub(crate) fn new(bytes: u64) -> Result<Self> {
         let number = read_to_string(format!("{CONTROL}/hot_add")).context(
-            "no zram device (root on a kernel with zram may have one; or try --class loop)",
+            "no zram device (root on a kernel with zram may have one; or try --class memory)",
         )?;
         let zram = Self { number: number.trim().parse()? };
         fs::create_dir_all(NOTES)?;

@@ -4,13 +4,18 @@ use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
     Client, ClientOptions, Daemon, Scratch, TestVolume, progress, sealblk_command, unpack_kat,
 };
+use sha2::Digest as _;
 
-fn plain() -> Result<Vec<u8>> {
+fn plain(name: &str) -> Result<Vec<u8>> {
     let scratch = Scratch::new()?;
-    Ok(std::fs::read(unpack_kat("plain.raw", scratch.path())?)?)
+    Ok(std::fs::read(unpack_kat(name, scratch.path())?)?)
 }
 
 fn reads_as_plain(name: &str, arguments: &[&str]) -> Result<()> {
+    reads_as(name, "plain.raw", arguments)
+}
+
+fn reads_as(name: &str, plain_name: &str, arguments: &[&str]) -> Result<()> {
     progress(format_args!("{name} {}", arguments.join(" ")));
     let volume = TestVolume::known_answer(name)?;
     let before = std::fs::read(&volume.image)?;
@@ -18,7 +23,7 @@ fn reads_as_plain(name: &str, arguments: &[&str]) -> Result<()> {
     let mut daemon = Daemon::serve(&volume, &arguments)?;
     let options = ClientOptions { read_only: true, ..ClientOptions::default() };
     let mut client = Client::connect(daemon.socket(), options)?;
-    let expected = plain()?;
+    let expected = plain(plain_name)?;
     assert_eq!(client.capacity_bytes()?, expected.len() as u64, "{name}");
     let found = client.read(0, expected.len())?;
     let difference = expected.iter().zip(&found).position(|(a, b)| a != b);
@@ -61,15 +66,31 @@ fn the_portable_cipher_reads_the_same() -> Result<()> {
 }
 
 #[test]
-fn a_volume_in_the_middle_of_a_rotation_is_refused_with_the_reason() -> Result<()> {
+fn a_volume_in_the_middle_of_a_reencryption_by_cryptsetup() -> Result<()> {
+    reads_as("mid-checksum-clean.img", "mid-checksum.plain", &[])
+}
+
+#[test]
+fn a_reencryption_that_cannot_be_trusted_is_refused_with_the_reason() -> Result<()> {
     let volume = TestVolume::known_answer("mid-checksum-clean.img")?;
-    let before = std::fs::read(&volume.image)?;
+    // Both header copies: another kind of re-encryption, with checksums that fit.
+    let mut image = std::fs::read(&volume.image)?;
+    for at in [0, 16384] {
+        let copy = &mut image[at..at + 16384];
+        let flag = b"online-reencrypt-v2";
+        let place = copy.windows(flag.len()).position(|bytes| bytes == flag).context("no flag")?;
+        copy[place + flag.len() - 1] = b'3';
+        copy[448..512].fill(0);
+        let checksum = sha2::Sha256::digest(&*copy);
+        copy[448..480].copy_from_slice(&checksum);
+    }
+    std::fs::write(&volume.image, &image)?;
     let mut arguments = volume.volume_args();
     arguments.extend(["--socket".into(), volume.scratch.file("vu.sock").into()]);
     let exit = Daemon::run_to_end(&arguments)?;
     assert_eq!(exit.status.code(), Some(1), "{}", exit.log);
-    assert!(exit.log.contains("reencrypt") || exit.log.contains("re-encrypt"), "{}", exit.log);
-    assert!(std::fs::read(&volume.image)? == before, "refusing it changed it");
+    assert!(exit.log.contains("online-reencrypt-v3"), "{}", exit.log);
+    assert!(std::fs::read(&volume.image)? == image, "refusing it changed it");
     Ok(())
 }
 

@@ -1,16 +1,17 @@
 //! The parts of `make bench` that need no server, one by one: `sealblk-layers engine`,
-//! `cipher`; and the report of a result file.
-#![allow(dead_code, reason = "shares its modules with sealblk-bench, which uses all of them")]
+//! `cipher`. `sealblk-bench` measures the same with everything else; this is for working on one.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "shares its modules with sealblk-bench, which uses all of them"
+)]
 
 #[path = "../layers/mod.rs"]
 mod layers;
-#[path = "../plots/mod.rs"]
-mod plots;
 #[path = "../results.rs"]
 mod results;
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -29,13 +30,6 @@ enum Command {
     Engine(EngineArgs),
     /// GB/s of every cipher implementation
     Cipher(CipherArgs),
-    /// The HTML report of a result file of sealblk-bench
-    Report {
-        /// The result file
-        json: PathBuf,
-        /// Where the report goes
-        html: PathBuf,
-    },
 }
 
 /// `cipher`
@@ -90,7 +84,6 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Engine(args) => engine(&args),
         Command::Cipher(args) => cipher(&args),
-        Command::Report { json, html } => plots::from_file(&json, &html),
     }
 }
 

@@ -36,8 +36,9 @@ const BASE: Kind = Kind::Plain;
 /// Shorter samples would show fio's start: everything takes long in there.
 const SHORTEST: Timing =
     Timing { warm_up: Duration::from_millis(250), sample: Duration::from_secs(1) };
-/// For the boot, and for fio's next answer. The machine may be busy with other things.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// For the boot, and for fio's answer on top of what it measures. The machine may be busy with other
+/// things.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What the servers' start and the guest's boot cost, about.
 const BOOT_COST: Duration = Duration::from_secs(20);
 /// What a start of fio costs, about.
@@ -194,7 +195,8 @@ fn run(plan: &Plan, guest: &mut Guest, status: &mut Status) -> Result<Samples> {
             status.show(&format!("guest: {}", work.name()), &detail);
             for _ in 0..turns {
                 interrupt::check()?;
-                let line = guest.wait_for(fio::ANSWER, PATIENCE)?;
+                // fio answers when it has been through all disks.
+                let line = guest.wait_for(fio::ANSWER, PATIENCE + plan.step_cost())?;
                 let (name, figures) = Figures::parse(&line, work)?;
                 samples.get_mut(name).context("fio names a job that we never gave")?.push(figures);
             }

@@ -37,6 +37,12 @@ pub(crate) struct Plan {
     pub(crate) openssl: bool,
 }
 
+impl Default for Plan {
+    fn default() -> Self {
+        Self { rounds: 16, sample: Duration::from_millis(5), openssl: true }
+    }
+}
+
 /// One kind of call.
 #[derive(Debug, Clone, Copy)]
 struct Call {

@@ -142,6 +142,25 @@ pub(crate) struct Plan {
     pub(crate) driver_processor: usize,
 }
 
+impl Plan {
+    /// Everything, with queue threads on `server`'s processor.
+    pub(crate) fn usual(server: usize, client: usize) -> Self {
+        Self {
+            works: Work::all(),
+            paths: vec![
+                Path::Plain,
+                Path::Encrypted(4096, Implementation::Auto),
+                Path::Encrypted(512, Implementation::Auto),
+            ],
+            rounds: 5,
+            sample: Duration::from_millis(100),
+            requests: None,
+            queue_processors: [server, client],
+            driver_processor: client,
+        }
+    }
+}
+
 /// Measures; `progress` hears what is measured next.
 pub(crate) fn measure(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Vec<LayerFigure>> {
     let mut samples = Samples::default();

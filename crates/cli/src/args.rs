@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Add or remove a passphrase
     #[command(subcommand)]
     Key(Key),
+    /// Let another passphrase open the volume in place of the one that does; the data stays as it is.
+    /// The volume must not be served meanwhile
+    Rewrap(Rewrap),
     /// Rewrite a damaged header copy from the good one. The volume must not be served meanwhile
     Repair(Repair),
     /// Show what a running daemon serves
@@ -173,6 +176,33 @@ pub(crate) struct KeyRemove {
     /// With --slot, in place of --key: nobody needs to show a passphrase that still opens
     #[arg(long, requires = "slot", conflicts_with = "key")]
     pub(crate) unproven: bool,
+
+    /// Don't ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rewrap {
+    /// The volume
+    #[arg(long, value_name = "URI")]
+    pub(crate) volume: String,
+
+    /// The passphrase that opens it now, and nothing afterwards: every keyslot of it is wiped
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) key: KeySource,
+
+    /// The passphrase that opens it afterwards
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) new_key: KeySource,
+
+    /// How the new passphrase is stretched [default: argon2id; pbkdf2 for LUKS1, which has no other]
+    #[arg(long, value_enum, value_name = "KDF")]
+    pub(crate) kdf: Option<Kdf>,
+
+    /// Iterations of pbkdf2 [default: 1000; 2000000 for LUKS1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    pub(crate) iterations: Option<u32>,
 
     /// Don't ask
     #[arg(long)]

@@ -53,6 +53,7 @@ fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {
         Command::Inspect(args) => commands::inspect::run(args, console),
         Command::Key(Key::Add(args)) => commands::key::add(args, console),
         Command::Key(Key::Remove(args)) => commands::key::remove(args, console),
+        Command::Rewrap(args) => commands::key::rewrap(args, console),
         Command::Repair(args) => commands::repair::run(args, console),
         Command::Status(args) => commands::status::run(args, console),
     }

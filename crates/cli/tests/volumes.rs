@@ -353,6 +353,38 @@ fn repair_destroys_another_s_signature_only_if_told() {
 }
 
 #[test]
+fn rewrapping_puts_one_key_in_the_place_of_another_also_after_an_interruption() {
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.key("1", b"first"), scratch.key("2", b"second"));
+    let volume = scratch.formatted(&first);
+    let image = scratch.path("disk.img");
+    let add = ["key", "add", "--volume", &volume, "--kdf", "pbkdf2", "--key", &first];
+    let rewrap = ["rewrap", "--volume", &volume, "--kdf", "pbkdf2", "--yes"];
+    let (to_second, to_first) =
+        (["--key", &first, "--new-key", &second], ["--key", &second, "--new-key", &first]);
+
+    let (code, why) = fail(&[&rewrap[..], &to_first].concat());
+    assert!(code == 1 && why.contains("no keyslot opens"), "{why}");
+    let (code, _) = fail(&[&rewrap[..], &["--key", &first, "--new-key", &first]].concat());
+    assert_eq!(code, 3, "nothing would change");
+    let (code, _) = fail(&[&rewrap[..5], &to_second].concat());
+    assert_eq!(code, 3, "nobody was there to confirm");
+    assert!(opens(&image, &first) && !opens(&image, &second));
+
+    succeed(&[&add[..], &["--new-key", &first, "--slot", "5"]].concat());
+    let said = succeed(&[&rewrap[..], &to_second].concat());
+    assert!(said.contains("keyslot 1 opens with") && said.contains("keyslot 5"), "{said}");
+    assert!(!opens(&image, &first) && opens(&image, &second));
+
+    // Interrupted after the first half.
+    let add = ["key", "add", "--volume", &volume, "--kdf", "pbkdf2", "--key", &second];
+    succeed(&[&add[..], &["--new-key", &first]].concat());
+    let said = succeed(&[&rewrap[..], &to_first].concat());
+    assert!(said.contains("opens with it already"), "{said}");
+    assert!(opens(&image, &first) && !opens(&image, &second));
+}
+
+#[test]
 fn a_volume_in_use_is_not_changed_but_may_be_looked_at() {
     let scratch = Scratch::new();
     let key = scratch.key("key", b"secret");

@@ -133,6 +133,9 @@ pub enum LuksError {
     /// Nothing that [`crate::repair()`] could do.
     #[error("cannot repair: {0}")]
     CannotRepair(String),
+    /// This step of a rotation makes no sense for this header.
+    #[error("no rotation: {0}")]
+    Rotation(String),
     /// The random generator failed.
     #[error("the random generator failed")]
     Random(#[source] std::io::Error),

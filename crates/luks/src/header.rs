@@ -9,7 +9,10 @@ use crate::error::LuksError;
 use crate::io::{Plan, Random, ReadAt};
 use crate::kdf::KdfLimits;
 use crate::luks1::Luks1;
-use crate::luks2::{self, Luks2, NewKeyslot, RepairReport};
+use crate::luks2::{
+    self, Luks2, NewKeyslot, Pending, RepairReport, Resume, Rotation, RotationNotes,
+    RotationParams, StageParams,
+};
 use crate::probe::{self, Found};
 use crate::report::Report;
 
@@ -48,12 +51,46 @@ pub struct Unlocked {
     pub(crate) slot: u32,
     /// LUKS2: the digest the key belongs to.
     pub(crate) digest: u32,
+    /// In the middle of a re-encryption `key` is the new key, and this the old one with its digest.
+    pub(crate) old: Option<(u32, Arc<SecretBytes>)>,
+}
+
+/// Where a rotation is, and what to call next. Sizes in bytes from the start of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotationStatus {
+    /// There is none.
+    None,
+    /// A new key has keyslots: [`Header::start_rotation`] or [`Header::abandon_rotation`].
+    Staged,
+    /// Everything below `done_bytes` has the new key: [`Header::resume_rotation`].
+    Clean {
+        /// How far it is.
+        done_bytes: u64,
+    },
+    /// A range is to be redone before the volume is served: [`Header::resume_rotation`].
+    Crash {
+        /// Where it begins.
+        start_bytes: u64,
+        /// Its length.
+        len_bytes: u64,
+    },
+    /// All data is done, the header not: [`Header::resume_rotation`].
+    Finished,
+    /// The rotation has ended; [`Header::clean_up_rotation`] is still to be done.
+    WipePending,
 }
 
 impl Unlocked {
     /// The keyslot that opened.
     pub fn slot(&self) -> u32 {
         self.slot
+    }
+
+    pub(crate) fn key_of(&self, digest: u32) -> Option<&Arc<SecretBytes>> {
+        if digest == self.digest {
+            return Some(&self.key);
+        }
+        self.old.as_ref().filter(|(old, _)| *old == digest).map(|(_, key)| key)
     }
 }
 
@@ -90,7 +127,7 @@ impl Header {
         }
     }
 
-    /// Reasons why this build neither serves nor changes the volume; empty when there are none.
+    /// Reasons why this build does not serve the volume; empty when there are none.
     pub fn refusals(&self) -> Vec<String> {
         match &self.0 {
             Kind::V1(header) => header.refusals(),
@@ -111,6 +148,17 @@ impl Header {
     fn check_not_refused(&self) -> Result<(), LuksError> {
         let refusals = self.refusals();
         if refusals.is_empty() { Ok(()) } else { Err(LuksError::Refused(refusals)) }
+    }
+
+    fn check_editable(&self) -> Result<(), LuksError> {
+        self.check_not_refused()?;
+        match &self.0 {
+            Kind::V1(_) => Ok(()),
+            Kind::V2(header) => {
+                let refusals = header.refusals_to_edit();
+                if refusals.is_empty() { Ok(()) } else { Err(LuksError::Refused(refusals)) }
+            }
+        }
     }
 
     /// Recovers the volume key. Takes as long as the keyslots' derivations do, seconds if need be.
@@ -139,6 +187,128 @@ impl Header {
         limits: &KdfLimits,
     ) -> Result<Unlocked, LuksError> {
         self.unlock_any(io, passphrase, Some(slot), limits)
+    }
+
+    /// Recovers both volume keys of a rotation that is staged, under way or interrupted, each with
+    /// whichever of `passphrases` opens it, and checks that the header's re-encryption is the one
+    /// that was begun with them. [`Self::unlock`] does the same with one passphrase, and only where
+    /// the volume may be served.
+    ///
+    /// # Errors
+    /// [`LuksError::Refused`], also when the header was tampered with;
+    /// [`LuksError::NoKeyslotOpens`].
+    pub fn unlock_rotation(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrases: &[&SecretBytes],
+        limits: &KdfLimits,
+    ) -> Result<Unlocked, LuksError> {
+        self.rotatable()?.unlock_both(io, passphrases, limits)
+    }
+
+    /// What the header says about a rotation.
+    ///
+    /// # Errors
+    /// [`LuksError::Refused`] when it is one that this build cannot handle.
+    pub fn rotation_status(&self) -> Result<RotationStatus, LuksError> {
+        match &self.0 {
+            Kind::V1(_) => Ok(RotationStatus::None),
+            Kind::V2(header) => header.rotation_status(),
+        }
+    }
+
+    /// What a rotation wants to remember, if one is staged, under way or not yet cleaned up.
+    ///
+    /// # Errors
+    /// [`LuksError::Refused`] when the token is mangled.
+    pub fn rotation_notes(&self) -> Result<Option<RotationNotes>, LuksError> {
+        match &self.0 {
+            Kind::V1(_) => Ok(None),
+            Kind::V2(header) => header.rotation_notes(),
+        }
+    }
+
+    /// Plans a new volume key with its keyslots; the data keeps its key. Load the header again after
+    /// it, and prove by [`Self::unlock_rotation`] that each passphrase opens both keys.
+    ///
+    /// # Errors
+    /// [`LuksError::Rotation`], [`LuksError::NoRoom`], [`LuksError::Refused`],
+    /// [`LuksError::ForeignKey`].
+    pub fn stage_rotation(
+        &self,
+        io: &mut dyn ReadAt,
+        unlocked: &Unlocked,
+        params: &StageParams<'_>,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.check_editable()?;
+        self.rotatable()?.stage_rotation(io, unlocked, params, random)
+    }
+
+    /// Plans the way back from [`Self::stage_rotation`], as long as no data has the new key.
+    ///
+    /// # Errors
+    /// [`LuksError::Rotation`] when none is staged.
+    pub fn abandon_rotation(
+        &self,
+        io: &mut dyn ReadAt,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.rotatable()?.abandon_rotation(io, random)
+    }
+
+    /// Plans the header with which a staged rotation begins. `unlocked` is from
+    /// [`Self::unlock_rotation`].
+    ///
+    /// # Errors
+    /// [`LuksError::Rotation`], [`LuksError::NoRoom`], [`LuksError::SegmentOutside`],
+    /// [`LuksError::ForeignKey`].
+    pub fn start_rotation(
+        &self,
+        io: &mut dyn ReadAt,
+        unlocked: &Unlocked,
+        params: RotationParams,
+        random: &mut Random<'_>,
+    ) -> Result<Pending<Rotation>, LuksError> {
+        self.rotatable()?.start_rotation(io, unlocked, params, random)
+    }
+
+    /// Takes up a rotation that is under way, whoever began it. Both header copies must be good:
+    /// [`repair()`] first.
+    ///
+    /// # Errors
+    /// As for [`Self::start_rotation`].
+    pub fn resume_rotation(
+        &self,
+        io: &mut dyn ReadAt,
+        unlocked: &Unlocked,
+        params: RotationParams,
+        random: &mut Random<'_>,
+    ) -> Result<Resume, LuksError> {
+        self.rotatable()?.resume_rotation(io, unlocked, params, random)
+    }
+
+    /// Plans what is left when all data has the new key; see [`RotationStatus::WipePending`].
+    ///
+    /// # Errors
+    /// [`LuksError::Rotation`] when nothing is left.
+    pub fn clean_up_rotation(
+        &self,
+        io: &mut dyn ReadAt,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.rotatable()?.clean_up_rotation(io, random)
+    }
+
+    /// The LUKS2 header, if nothing forbids to rotate its key.
+    fn rotatable(&self) -> Result<&Luks2, LuksError> {
+        let Kind::V2(header) = &self.0 else {
+            return Err(LuksError::Rotation(
+                "LUKS1 knows no re-encryption: convert the volume to LUKS2 first".into(),
+            ));
+        };
+        let refusals = header.refusals_of_any_kind();
+        if refusals.is_empty() { Ok(header) } else { Err(LuksError::Refused(refusals)) }
     }
 
     fn unlock_any(
@@ -191,7 +361,7 @@ impl Header {
         new: &NewKeyslot,
         random: &mut Random<'_>,
     ) -> Result<(u32, Plan), LuksError> {
-        self.check_not_refused()?;
+        self.check_editable()?;
         match &self.0 {
             Kind::V1(header) => header.add_keyslot(io, unlocked, passphrase, new, random),
             Kind::V2(header) => header.add_keyslot(io, unlocked, passphrase, new, random),
@@ -210,7 +380,7 @@ impl Header {
         force: bool,
         random: &mut Random<'_>,
     ) -> Result<Plan, LuksError> {
-        self.check_not_refused()?;
+        self.check_editable()?;
         match &self.0 {
             Kind::V1(header) => header.remove_keyslot(io, slot, force, random),
             Kind::V2(header) => header.remove_keyslot(io, slot, force, random),

@@ -5,7 +5,7 @@
 //! [`Header::refusals`] says why. Volume keys and derived keys live in `sealblk_secret` memory only.
 //! Invariant: a crash at any point of a [`Plan`] leaves the volume as before or as after it.
 //! Deliberately absent: files, sockets, locks, clocks, the random generator (all the caller's);
-//! re-encryption; conversion between versions; detached headers.
+//! conversion between versions; detached headers.
 
 mod af;
 mod error;
@@ -22,10 +22,14 @@ mod signatures;
 mod text;
 
 pub use error::{Flaw, LuksError, Skipped};
-pub use header::{Header, Policy, Unlocked, repair};
+pub use header::{Header, Policy, RotationStatus, Unlocked, repair};
 pub use io::{Plan, Random, ReadAt, Step};
 pub use kdf::{KdfLimits, SlotKdf};
-pub use luks2::{FormatParams, KmsToken, NewKeyslot, RepairReport, format};
+pub use luks2::{
+    Armed, Finished, FormatParams, KmsToken, NewKeyslot, Pending, Progress, Recovery, RecoveryStep,
+    Recryptor, Release, RepairReport, Resume, Rotation, RotationNotes, RotationParams, StageParams,
+    Zone, format,
+};
 pub use probe::{Found, PROBED_TAIL_BYTES, probe};
 pub use report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, TokenReport};
 

@@ -1,8 +1,8 @@
-//! `sealblk key add` and `sealblk key remove`: which passphrases open a volume.
+//! `sealblk key add`, `key remove` and `rewrap`: which passphrases open a volume.
 
 use anyhow::{Context, anyhow};
 use sealblk_keys::Fetched;
-use sealblk_luks::{Header, KdfLimits, LuksError, NewKeyslot, Policy, Unlocked};
+use sealblk_luks::{Header, KdfLimits, LuksError, NewKeyslot, Policy, SlotKdf, Unlocked};
 
 use super::format::slot_kdf;
 use crate::args::{self, Kdf};
@@ -21,18 +21,75 @@ pub(crate) fn add(args: &args::KeyAdd, console: &mut Console<'_>) -> Result<(), 
     let target = Target::open(&args.volume, console)?;
     let header = load(&args.volume, &target)?;
     let unlocked = unlock(&args.volume, &target, &header, &current)?;
-    let (kdf, iterations) = match (header.version(), args.kdf) {
-        // LUKS1 has no Argon2, so its passphrases need what PBKDF2 can do against guessing.
-        (1, None | Some(Kdf::Pbkdf2)) => (Kdf::Pbkdf2, args.iterations.or(Some(LUKS1_ITERATIONS))),
-        (_, kdf) => (kdf.unwrap_or_default(), args.iterations),
-    };
-    let kdf = slot_kdf(kdf, iterations)?;
+    let kdf = kdf_for(&header, args.kdf, args.iterations)?;
     let keyslot = NewKeyslot { slot: args.slot, kdf, ..Default::default() };
     let (slot, plan) = header
         .add_keyslot(&mut target.reader(), &unlocked, &new.passphrase, &keyslot, &mut random)
         .with_context(|| args.volume.clone())?;
     target.execute(plan)?;
     writeln!(console.out, "{}: keyslot {slot} opens with key {}", args.volume, args.new_key)?;
+    Ok(())
+}
+
+/// How a new passphrase of this volume is stretched.
+fn kdf_for(header: &Header, kdf: Option<Kdf>, iterations: Option<u32>) -> anyhow::Result<SlotKdf> {
+    let (kdf, iterations) = match (header.version(), kdf) {
+        // LUKS1 has no Argon2, so its passphrases need what PBKDF2 can do against guessing.
+        (1, None | Some(Kdf::Pbkdf2)) => (Kdf::Pbkdf2, iterations.or(Some(LUKS1_ITERATIONS))),
+        (_, kdf) => (kdf.unwrap_or_default(), iterations),
+    };
+    slot_kdf(kdf, iterations)
+}
+
+/// The new keyslot is made, and shown to open from the volume, before the old ones go. Whoever is
+/// interrupted runs it again: at every instant at least one of both passphrases opens the volume.
+pub(crate) fn rewrap(args: &args::Rewrap, console: &mut Console<'_>) -> Result<(), Failure> {
+    let uri = &args.volume;
+    let (current, new) =
+        (keyfile::fetch(&args.key, console)?, keyfile::fetch(&args.new_key, console)?);
+    if current.passphrase.ct_eq(new.passphrase.expose()) {
+        return Err(Failure::Refused(format!(
+            "{uri}: both keys are the same, nothing would change"
+        )));
+    }
+    let target = Target::open(uri, console)?;
+    let header = load(uri, &target)?;
+    let doomed = opened_by(uri, &target, &header, &current, console)?;
+    let what = format!("{uri}: key {} will open nothing any more.", args.key);
+    console.confirm(&what, args.yes)?;
+    match header.unlock(&mut target.reader(), &new.passphrase, &KdfLimits::default()) {
+        // An earlier attempt came that far.
+        Ok(unlocked) => {
+            writeln!(console.out, "{uri}: keyslot {} opens with it already", unlocked.slot())?;
+        }
+        Err(LuksError::NoKeyslotOpens { .. }) => {
+            let unlocked = unlock(uri, &target, &header, &current)?;
+            let kdf = kdf_for(&header, args.kdf, args.iterations)?;
+            let keyslot = NewKeyslot { kdf, ..Default::default() };
+            let (slot, plan) = header
+                .add_keyslot(
+                    &mut target.reader(),
+                    &unlocked,
+                    &new.passphrase,
+                    &keyslot,
+                    &mut random,
+                )
+                .with_context(|| uri.clone())?;
+            target.execute(plan)?;
+            writeln!(console.out, "{uri}: keyslot {slot} opens with key {}", args.new_key)?;
+        }
+        Err(error) => return Err(anyhow!(error).context(uri.clone()).into()),
+    }
+    // What counts is what lies on the volume.
+    unlock(uri, &target, &load(uri, &target)?, &new)?;
+    for slot in doomed {
+        let plan = load(uri, &target)?
+            .remove_keyslot(&mut target.reader(), slot, false, &mut random)
+            .with_context(|| uri.clone())?;
+        target.execute(plan)?;
+        writeln!(console.out, "{uri}: keyslot {slot} of key {} is wiped", args.key)?;
+    }
+    unlock(uri, &target, &load(uri, &target)?, &new)?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Luks1 {
             }
             match self.try_slot(io, passphrase, id, limits) {
                 Ok(key) if self.is_volume_key(&key)? => {
-                    return Ok(Unlocked { key: Arc::new(key), slot: id, digest: 0 });
+                    return Ok(Unlocked { key: Arc::new(key), slot: id, digest: 0, old: None });
                 }
                 Ok(_) => tried += 1,
                 Err(error @ LuksError::Read { .. }) => skip(in_one_line(&error)),

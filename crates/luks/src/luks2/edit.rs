@@ -104,32 +104,26 @@ impl Luks2 {
                 )));
             }
             Some(slot) => slot,
-            None => (0..MAX_KEYSLOTS as u32)
-                .find(|slot| !slots.contains_key(slot))
-                .ok_or_else(|| LuksError::NoRoom("another keyslot: all 32 are taken".into()))?,
+            None => free_slot(&self.metadata)?,
         };
         let key_bytes = u32::try_from(unlocked.key.expose().len()).unwrap_or(0);
-        let area = self.free_area(area_bytes(key_bytes))?;
+        let area = free_area(&self.metadata, self.binary.hdr_size, area_bytes(key_bytes))?;
         let (data, keyslot) = make_keyslot(&unlocked.key, passphrase, new.kdf, area, random)?;
 
         let mut raw = self.metadata.raw.clone();
         insert(&mut raw, "keyslots", slot, keyslot)?;
-        if let Some(Value::Array(of_digest)) =
-            raw.pointer_mut(&format!("/digests/{}/keyslots", unlocked.digest))
-        {
-            of_digest.push(Value::String(slot.to_string()));
-        }
+        push_id(&mut raw, &format!("/digests/{}/keyslots", unlocked.digest), slot);
         if let Some(token) = &new.token {
-            let id = (0..).find(|id| !self.metadata.tokens.contains_key(id)).unwrap_or(0);
-            insert(&mut raw, "tokens", id, token.to_json(slot))?;
+            insert(&mut raw, "tokens", free_token(&self.metadata), token.to_json(slot))?;
         }
         let metadata = self.revalidated(raw)?;
 
-        let mut plan = Plan::default();
-        plan.write(area.offset, data);
-        plan.flush();
-        self.commit(&mut plan, &metadata, random)?;
-        Ok((slot, plan))
+        let mut script = self.script(random)?;
+        script.write(area.offset, data);
+        script.flush();
+        script.commit(&metadata)?;
+        script.flush();
+        Ok((slot, script.finish().0))
     }
 
     /// Plans the removal of a keyslot; `force` allows to remove the last that opens the volume.
@@ -151,59 +145,101 @@ impl Luks2 {
         }
 
         let mut raw = self.metadata.raw.clone();
-        if let Some(keyslots) = raw.get_mut("keyslots").and_then(Value::as_object_mut) {
-            keyslots.shift_remove(&slot.to_string());
-        }
-        for referrers in ["digests", "tokens"] {
-            forget_slot(&mut raw, referrers, slot);
-        }
+        drop_keyslot(&mut raw, slot);
         let metadata = self.revalidated(raw)?;
 
-        let mut plan = Plan::default();
-        self.commit(&mut plan, &metadata, random)?;
+        let mut script = self.script(random)?;
+        script.commit(&metadata)?;
+        script.flush();
         if let Some(area) = keyslot.area {
             let mut noise = vec![0; usize::try_from(area.size).unwrap_or(0)];
             random(&mut noise).map_err(LuksError::Random)?;
-            plan.write(area.offset, noise);
-            plan.flush();
+            script.write(area.offset, noise);
+            script.flush();
         }
-        Ok(plan)
-    }
-
-    /// The first gap of the keyslots area that holds `size` bytes.
-    fn free_area(&self, size: u64) -> Result<Area, LuksError> {
-        let mut taken: Vec<Area> = self.metadata.keyslots.values().filter_map(|k| k.area).collect();
-        taken.sort_by_key(|area| area.offset);
-        let start = 2 * self.binary.hdr_size;
-        let end = start + self.metadata.config.keyslots_size;
-        let mut offset = start;
-        for area in taken {
-            if offset + size <= area.offset {
-                break;
-            }
-            offset = (area.offset + area.size).next_multiple_of(AREA_ALIGN);
-        }
-        if offset + size > end {
-            return Err(LuksError::NoRoom(format!(
-                "another keyslot: no gap of {size} bytes in the keyslots area {start}..{end}"
-            )));
-        }
-        Ok(Area { offset, size })
+        Ok(script.finish().0)
     }
 
     /// A plan made from an outdated header would undo what happened since.
-    fn check_unchanged(&self, io: &mut dyn ReadAt) -> Result<(), LuksError> {
+    pub(super) fn check_unchanged(&self, io: &mut dyn ReadAt) -> Result<(), LuksError> {
         if Self::load(io)? == *self { Ok(()) } else { Err(LuksError::Changed) }
     }
 
-    /// What we write must be what we would read.
     fn revalidated(&self, raw: Value) -> Result<Metadata, LuksError> {
-        Metadata::from_json(raw, self.binary.hdr_size)
-            .map_err(|flaw| LuksError::BadParameter(format!("the header would be invalid: {flaw}")))
+        revalidated(raw, self.binary.hdr_size)
     }
 }
 
-fn insert(raw: &mut Value, object: &str, id: u32, value: Value) -> Result<(), LuksError> {
+/// What we write must be what we would read.
+pub(super) fn revalidated(raw: Value, hdr_size: u64) -> Result<Metadata, LuksError> {
+    Metadata::from_json(raw, hdr_size)
+        .map_err(|flaw| LuksError::BadParameter(format!("the header would be invalid: {flaw}")))
+}
+
+/// The gaps of the keyslots area, from multiples of 4096 on.
+pub(super) fn gaps(metadata: &Metadata, hdr_size: u64) -> Vec<Area> {
+    let mut taken: Vec<Area> = metadata.keyslots.values().filter_map(|k| k.area).collect();
+    taken.sort_by_key(|area| area.offset);
+    let end = 2 * hdr_size + metadata.config.keyslots_size;
+    taken.push(Area { offset: end, size: 0 });
+    let mut offset = 2 * hdr_size;
+    let mut gaps = Vec::new();
+    for area in taken {
+        if offset < area.offset {
+            gaps.push(Area { offset, size: area.offset - offset });
+        }
+        offset = (area.offset + area.size).next_multiple_of(AREA_ALIGN);
+    }
+    gaps
+}
+
+/// The first gap of the keyslots area that holds `size` bytes.
+pub(super) fn free_area(metadata: &Metadata, hdr_size: u64, size: u64) -> Result<Area, LuksError> {
+    let gap = gaps(metadata, hdr_size).into_iter().find(|gap| gap.size >= size);
+    gap.map(|gap| Area { offset: gap.offset, size }).ok_or_else(|| {
+        LuksError::NoRoom(format!(
+            "another keyslot: no gap of {size} bytes in the keyslots area {}..{}",
+            2 * hdr_size,
+            2 * hdr_size + metadata.config.keyslots_size
+        ))
+    })
+}
+
+/// The lowest number that no keyslot has.
+pub(super) fn free_slot(metadata: &Metadata) -> Result<u32, LuksError> {
+    (0..MAX_KEYSLOTS as u32)
+        .find(|slot| !metadata.keyslots.contains_key(slot))
+        .ok_or_else(|| LuksError::NoRoom("another keyslot: all 32 are taken".into()))
+}
+
+/// The lowest number that no token has.
+pub(super) fn free_token(metadata: &Metadata) -> u32 {
+    (0..).find(|id| !metadata.tokens.contains_key(id)).unwrap_or(0)
+}
+
+/// Takes a keyslot out of the JSON, and out of what refers to it.
+pub(super) fn drop_keyslot(raw: &mut Value, slot: u32) {
+    if let Some(keyslots) = raw.get_mut("keyslots").and_then(Value::as_object_mut) {
+        keyslots.shift_remove(&slot.to_string());
+    }
+    for referrers in ["digests", "tokens"] {
+        forget_slot(raw, referrers, slot);
+    }
+}
+
+/// Adds `id` to a list of identifiers in the JSON.
+pub(super) fn push_id(raw: &mut Value, pointer: &str, id: u32) {
+    if let Some(Value::Array(list)) = raw.pointer_mut(pointer) {
+        list.push(Value::String(id.to_string()));
+    }
+}
+
+pub(super) fn insert(
+    raw: &mut Value,
+    object: &str,
+    id: u32,
+    value: Value,
+) -> Result<(), LuksError> {
     match raw.get_mut(object).and_then(Value::as_object_mut) {
         Some(map) => {
             map.insert(id.to_string(), value);

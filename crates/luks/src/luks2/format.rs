@@ -97,26 +97,10 @@ pub fn format(
     };
 
     let key_bytes = params.algorithm.key_bytes();
-    let mut volume_key = SecretBytes::zeroed(key_bytes)?;
-    random(volume_key.expose_mut()).map_err(LuksError::Random)?;
-    if volume_key
-        .expose()
-        .chunks_exact(key_bytes / 2)
-        .all(|half| volume_key.expose().starts_with(half))
-    {
-        return bad("the random generator repeats itself: both halves of the key are equal".into());
-    }
+    let volume_key = new_volume_key(key_bytes, random)?;
     let area = Area { offset: 2 * HEADER_BYTES, size: area_bytes(key_bytes as u32) };
     let (material, keyslot) = make_keyslot(&volume_key, passphrase, params.kdf, area, random)?;
-    let mut digest_salt = [0; SALT_BYTES];
-    random(&mut digest_salt).map_err(LuksError::Random)?;
-    let digest = key_digest(
-        Hash::Sha256,
-        &volume_key,
-        &digest_salt,
-        DIGEST_ITERATIONS,
-        Hash::Sha256.bytes(),
-    );
+    let digest = new_digest(&volume_key, &[0], &[0], random)?;
     let tokens = match &params.token {
         Some(token) => json!({"0": token.to_json(0)}),
         None => json!({}),
@@ -132,15 +116,7 @@ pub fn format(
             "encryption": ENCRYPTION,
             "sector_size": params.sector_bytes,
         }},
-        "digests": {"0": {
-            "type": "pbkdf2",
-            "keyslots": ["0"],
-            "segments": ["0"],
-            "hash": "sha256",
-            "iterations": DIGEST_ITERATIONS,
-            "salt": to_base64(&digest_salt),
-            "digest": to_base64(&digest),
-        }},
+        "digests": {"0": digest},
         "config": {
             "json_size": (HEADER_BYTES - BINARY_BYTES as u64).to_string(),
             "keyslots_size": (DATA_OFFSET_BYTES - 2 * HEADER_BYTES).to_string(),
@@ -174,6 +150,44 @@ pub fn format(
         plan.flush();
     }
     Ok(plan)
+}
+
+/// A fresh volume key.
+pub(super) fn new_volume_key(
+    key_bytes: usize,
+    random: &mut Random<'_>,
+) -> Result<SecretBytes, LuksError> {
+    let mut key = SecretBytes::zeroed(key_bytes)?;
+    random(key.expose_mut()).map_err(LuksError::Random)?;
+    if key.expose().chunks_exact(key_bytes / 2).all(|half| key.expose().starts_with(half)) {
+        return Err(LuksError::BadParameter(
+            "the random generator repeats itself: both halves of the key are equal".into(),
+        ));
+    }
+    Ok(key)
+}
+
+/// The digest by which `key` is told, for these keyslots and segments.
+pub(super) fn new_digest(
+    key: &SecretBytes,
+    keyslots: &[u32],
+    segments: &[u32],
+    random: &mut Random<'_>,
+) -> Result<Value, LuksError> {
+    let mut salt = [0; SALT_BYTES];
+    random(&mut salt).map_err(LuksError::Random)?;
+    let hash = Hash::Sha256;
+    let digest = key_digest(hash, key, &salt, DIGEST_ITERATIONS, hash.bytes());
+    let ids = |list: &[u32]| list.iter().map(u32::to_string).collect::<Vec<_>>();
+    Ok(json!({
+        "type": "pbkdf2",
+        "keyslots": ids(keyslots),
+        "segments": ids(segments),
+        "hash": hash.name(),
+        "iterations": DIGEST_ITERATIONS,
+        "salt": to_base64(&salt),
+        "digest": to_base64(&digest),
+    }))
 }
 
 fn wipe(plan: &mut Plan) {

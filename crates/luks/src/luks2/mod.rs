@@ -12,6 +12,7 @@ mod edit;
 mod format;
 mod model;
 mod node;
+mod reencrypt;
 mod refusal;
 mod repair;
 mod report;
@@ -25,6 +26,10 @@ pub(crate) use repair::repair;
 
 pub use edit::NewKeyslot;
 pub use format::{FormatParams, KmsToken, format};
+pub use reencrypt::{
+    Armed, Finished, Pending, Progress, Recovery, RecoveryStep, Recryptor, Release, Resume,
+    Rotation, RotationNotes, RotationParams, StageParams, Zone,
+};
 pub use repair::RepairReport;
 
 /// Magic of the copy at offset `hdr_size`.

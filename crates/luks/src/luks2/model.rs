@@ -45,8 +45,20 @@ pub(crate) struct Keyslot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeyslotKind {
     Luks2(Luks2Keyslot),
-    Reencrypt { mode: String, direction: String },
+    Reencrypt { mode: String, direction: String, protection: Protection },
     Unknown(String),
+}
+
+/// How the area of a reencrypt keyslot protects the range in work (specification section 3.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Protection {
+    Checksum {
+        hash: String,
+        block_bytes: u32,
+    },
+    Journal,
+    /// `none`, the `datashift` types, or what nobody knows.
+    Other(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,11 +155,24 @@ impl Metadata {
         self.segments.iter().map(|(id, s)| (*id, s)).filter(|(_, segment)| !segment.is_backup())
     }
 
+    /// The digests that segment `id` is assigned to.
+    pub(crate) fn digests_of_segment(&self, id: u32) -> Vec<u32> {
+        let owners = self.digests.iter().filter(|(_, digest)| digest.segments.contains(&id));
+        owners.map(|(digest, _)| *digest).collect()
+    }
+
     /// The digest that segment `id` is assigned to, if it is exactly one.
     pub(crate) fn digest_of_segment(&self, id: u32) -> Option<u32> {
-        let mut owners = self.digests.iter().filter(|(_, digest)| digest.segments.contains(&id));
-        let first = owners.next().map(|(digest, _)| *digest);
-        if owners.next().is_some() { None } else { first }
+        match self.digests_of_segment(id)[..] {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Whether a digest's key is one of the data: of live segments, or of what a re-encryption makes
+    /// of them.
+    pub(crate) fn is_of_data(&self, digest: u32) -> bool {
+        self.digests.get(&digest).is_some_and(|digest| !digest.segments.is_empty())
     }
 
     pub(crate) fn digest_of_keyslot(&self, id: u32) -> Option<u32> {
@@ -178,13 +203,13 @@ fn keyslot(node: &Node<'_>) -> Result<Keyslot, Flaw> {
     let kind = match node.get("type")?.string()? {
         "luks2" => KeyslotKind::Luks2(luks2_keyslot(node, &needed_area()?)?),
         "reencrypt" => {
-            needed_area()?.get("type")?.string()?;
             if key_size != 1 {
                 return Err(node.flaw(format!("is a reencrypt keyslot with key_size {key_size}")));
             }
             KeyslotKind::Reencrypt {
                 mode: node.get("mode")?.string()?.into(),
                 direction: node.get("direction")?.string()?.into(),
+                protection: protection(&needed_area()?)?,
             }
         }
         other => KeyslotKind::Unknown(other.into()),
@@ -194,6 +219,17 @@ fn keyslot(node: &Node<'_>) -> Result<Keyslot, Flaw> {
 
 fn area(node: &Node<'_>) -> Result<Area, Flaw> {
     Ok(Area { offset: node.get("offset")?.u64_string()?, size: node.get("size")?.u64_string()? })
+}
+
+fn protection(area: &Node<'_>) -> Result<Protection, Flaw> {
+    Ok(match area.get("type")?.string()? {
+        "checksum" => Protection::Checksum {
+            hash: area.get("hash")?.string()?.into(),
+            block_bytes: area.get("sector_size")?.u32()?,
+        },
+        "journal" => Protection::Journal,
+        other => Protection::Other(other.into()),
+    })
 }
 
 fn luks2_keyslot(node: &Node<'_>, area: &Node<'_>) -> Result<Luks2Keyslot, Flaw> {

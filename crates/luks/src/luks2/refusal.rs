@@ -1,4 +1,4 @@
-//! What this build will not serve, though the header is valid.
+//! What this build will not serve or change, though the header is valid.
 //!
 //! The storage is not trusted and LUKS2 does not authenticate its header, so the header may not
 //! choose its cipher: everything but the one allow-listed encryption is refused, plain segments
@@ -6,6 +6,7 @@
 
 use super::Luks2;
 use super::model::{Af, DigestKind, KeyslotKind, Luks2Keyslot, SegmentKind};
+use super::reencrypt::{Reencryption, State};
 use super::rules::REENCRYPT;
 use crate::af;
 use crate::hash::Hash;
@@ -13,22 +14,54 @@ use crate::kdf::{Kdf, KdfLimits, check_iterations};
 use crate::material::{ENCRYPTION, algorithm};
 
 impl Luks2 {
-    /// Every reason not to serve or change the volume; empty when there is none.
+    /// Every reason not to serve the volume; empty when there is none.
     pub(crate) fn refusals(&self) -> Vec<String> {
+        let mut reasons = self.refusals_of_any_kind();
+        if let Ok(Some(found)) = Reencryption::of(&self.metadata)
+            && let State::Crash { start, len, .. } = found.state()
+        {
+            reasons.push(format!(
+                "a re-encryption was interrupted while it rewrote {len} bytes at {start} of the \
+                 data, which must be recovered first: 'cryptsetup repair' does that, and \
+                 'cryptsetup reencrypt --resume-only' ends it, after a header backup"
+            ));
+        }
+        reasons
+    }
+
+    /// Reasons not even to recover an interrupted re-encryption.
+    pub(crate) fn refusals_of_any_kind(&self) -> Vec<String> {
+        let reencryption = Reencryption::of(&self.metadata);
         let mut reasons = Vec::new();
         for requirement in &self.metadata.config.requirements {
-            reasons.push(if requirement.starts_with(REENCRYPT) {
-                format!(
-                    "a re-encryption is under way ({requirement:?}), which this build cannot \
-                     finish: let 'cryptsetup reencrypt --resume-only' end it, after a header backup"
-                )
-            } else {
-                format!(
+            if !requirement.starts_with(REENCRYPT) {
+                reasons.push(format!(
                     "the header requires {requirement:?}, which this build does not know: use the \
                      tool that set it"
-                )
-            });
+                ));
+            }
         }
+        match reencryption {
+            Ok(None) => self.refuse_segments(&mut reasons),
+            // Its segments have been checked, each for the place it may have.
+            Ok(Some(_)) => {}
+            Err(reason) => reasons.push(format!(
+                "a re-encryption is under way that this build cannot handle: {reason}. 'cryptsetup \
+                 reencrypt --resume-only' may be able to end it, after a header backup"
+            )),
+        }
+        reasons
+    }
+
+    /// Reasons not to add or remove keyslots although the volume may be served.
+    pub(crate) fn refusals_to_edit(&self) -> Vec<String> {
+        if matches!(Reencryption::of(&self.metadata), Ok(None)) && !self.has_rotation_token() {
+            return Vec::new();
+        }
+        vec!["a re-encryption is under way: keyslots stay as they are until it has ended".into()]
+    }
+
+    fn refuse_segments(&self, reasons: &mut Vec<String>) {
         let mut end = None;
         for (id, segment) in self.metadata.live_segments() {
             let mut refuse = |reason: String| reasons.push(format!("segment {id}: {reason}"));
@@ -62,7 +95,6 @@ impl Luks2 {
             }
             end = segment.size.map(|size| segment.offset.saturating_add(size));
         }
-        reasons
     }
 
     /// As [`Self::usable`], for somebody who has not named this keyslot.
@@ -79,8 +111,23 @@ impl Luks2 {
         }
     }
 
-    /// What is needed to get the volume key from a keyslot; the reason if we cannot or may not.
+    /// What is needed to get a volume key of the data from a keyslot; the reason if we cannot or may
+    /// not.
     pub(super) fn usable(
+        &self,
+        slot: u32,
+        limits: &KdfLimits,
+    ) -> Result<UsableKeyslot<'_>, String> {
+        let usable = self.usable_bound_or_not(slot, limits)?;
+        if self.metadata.is_of_data(usable.digest) {
+            Ok(usable)
+        } else {
+            Err("holds a key that is not the volume's (unbound)".into())
+        }
+    }
+
+    /// As [`Self::usable`], also for a key that has no data yet.
+    pub(super) fn usable_bound_or_not(
         &self,
         slot: u32,
         limits: &KdfLimits,
@@ -127,13 +174,9 @@ impl Luks2 {
         })
     }
 
-    /// The digest a keyslot's key is told by, and what that costs; the reason when the key is not
-    /// that of the data.
+    /// The digest a keyslot's key is told by, and what that costs.
     fn digest_for(&self, slot: u32, limits: &KdfLimits) -> Result<(u32, u32), String> {
         let digest = self.metadata.digest_of_keyslot(slot).ok_or("is in no digest")?;
-        if self.metadata.digest_of_segment(0) != Some(digest) {
-            return Err("holds a key that is not the volume's (unbound)".into());
-        }
         match &self.metadata.digests[&digest].kind {
             DigestKind::Pbkdf2 { hash, iterations, .. } => {
                 Hash::from_name(hash)

@@ -1,4 +1,7 @@
 //! Rewriting a damaged header copy from the good one.
+//!
+//! A flush goes first: the good copy may have been written by somebody who died before he flushed
+//! it, and unflushed writes to both copies may tear both.
 
 use serde::Serialize;
 
@@ -48,6 +51,9 @@ pub(crate) fn repair(
         let place = header.place_of(copy, random)?;
         if json.len() as u64 >= header.metadata.config.json_size {
             return Err(LuksError::NoRoom("the JSON in its compact form".into()));
+        }
+        if plan.is_empty() {
+            plan.flush();
         }
         plan.write(offset_bytes, header.binary.image(&place, &json));
         plan.flush();

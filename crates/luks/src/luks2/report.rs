@@ -83,7 +83,7 @@ impl Luks2 {
         let each = self.metadata.keyslots.iter().map(|(id, keyslot)| {
             let (kind, kdf) = match &keyslot.kind {
                 KeyslotKind::Luks2(luks2) => ("luks2".into(), Some(luks2.kdf.describe())),
-                KeyslotKind::Reencrypt { mode, direction } => {
+                KeyslotKind::Reencrypt { mode, direction, .. } => {
                     (format!("reencrypt ({} {})", printable(mode), printable(direction)), None)
                 }
                 KeyslotKind::Unknown(kind) => (printable(kind), None),

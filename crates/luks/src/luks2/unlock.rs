@@ -8,6 +8,7 @@ use sealblk_secret::SecretBytes;
 
 use super::Luks2;
 use super::model::{DigestKind, SegmentKind};
+use super::reencrypt::{KeyPair, Reencryption, State};
 use super::refusal::UsableKeyslot;
 use crate::error::{LuksError, Skipped, no_keyslot};
 use crate::hash::Hash;
@@ -16,8 +17,30 @@ use crate::io::ReadAt;
 use crate::kdf::{Budget, KdfLimits, key_digest};
 use crate::material;
 
+/// What trying keyslots has come to, and what it may still cost.
+struct Attempt<'a> {
+    limits: &'a KdfLimits,
+    budget: Budget,
+    tried: u32,
+    skipped: Vec<Skipped>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(limits: &'a KdfLimits) -> Self {
+        Self { limits, budget: Budget::new(limits), tried: 0, skipped: Vec::new() }
+    }
+
+    fn failed(&mut self) -> LuksError {
+        LuksError::NoKeyslotOpens {
+            tried: std::mem::take(&mut self.tried),
+            skipped: std::mem::take(&mut self.skipped),
+        }
+    }
+}
+
 impl Luks2 {
-    /// Tries keyslots by priority (2, then 1; 0 only when named), or the named one.
+    /// Tries keyslots by priority (2, then 1; 0 only when named), or the named one. In the middle
+    /// of a re-encryption the passphrase must open both keys.
     pub(crate) fn unlock(
         &self,
         io: &mut dyn ReadAt,
@@ -28,41 +51,108 @@ impl Luks2 {
         if let Some(slot) = slot.filter(|slot| !self.metadata.keyslots.contains_key(slot)) {
             return Err(LuksError::NoSuchKeyslot(slot));
         }
-        let mut budget = Budget::new(limits);
-        let mut tried = 0;
-        let mut skipped = Vec::new();
+        if matches!(Reencryption::of(&self.metadata), Ok(Some(_))) {
+            return match slot {
+                None => self.unlock_both(io, &[passphrase], limits),
+                Some(_) => Err(LuksError::Refused(self.refusals_to_edit())),
+            };
+        }
         let mut candidates: Vec<u32> = match slot {
             Some(slot) => vec![slot],
             None => self.metadata.keyslots.keys().copied().collect(),
         };
         candidates.sort_by_key(|id| std::cmp::Reverse(self.metadata.keyslots[id].priority));
+        let mut attempt = Attempt::new(limits);
         for id in candidates {
-            let mut skip = |reason: String| skipped.push(Skipped { slot: id, reason });
             let usable = match slot {
                 Some(_) => self.usable(id, limits),
                 None => self.usable_unnamed(id, limits),
             };
-            let affordable = usable.and_then(|usable| {
-                budget.spend(usable.kdf, usable.digest_iterations).map(|()| usable)
-            });
-            let usable = match affordable {
-                Ok(usable) => usable,
-                Err(reason) => {
-                    skip(reason);
-                    continue;
-                }
-            };
-            match self.try_slot(io, passphrase, &usable, limits) {
-                Ok(key) if self.is_key_of(usable.digest, &key) => {
-                    return Ok(Unlocked { key: Arc::new(key), slot: id, digest: usable.digest });
-                }
-                Ok(_) => tried += 1,
-                Err(LuksError::Kdf(reason)) => skip(reason),
-                Err(error @ LuksError::Read { .. }) => skip(in_one_line(&error)),
-                Err(error) => return Err(error),
+            if let Some(key) = self.attempt_slot(io, passphrase, id, usable, &mut attempt)? {
+                let digest = self.metadata.digest_of_keyslot(id).unwrap_or(0);
+                return Ok(Unlocked { key: Arc::new(key), slot: id, digest, old: None });
             }
         }
-        Err(LuksError::NoKeyslotOpens { tried, skipped })
+        Err(attempt.failed())
+    }
+
+    /// Both keys of a rotation that is staged or under way, each with whichever of `passphrases`
+    /// opens it; checks that the header's re-encryption is the one begun with them.
+    pub(crate) fn unlock_both(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrases: &[&SecretBytes],
+        limits: &KdfLimits,
+    ) -> Result<Unlocked, LuksError> {
+        let refuse = |reason: String| LuksError::Refused(vec![reason]);
+        let found = Reencryption::of(&self.metadata).map_err(refuse)?;
+        let (old, new) = match &found {
+            Some(found) => found.digests(),
+            None => self.staged_digests()?,
+        };
+        let mut attempt = Attempt::new(limits);
+        let (slot, key) = self.open_digest(io, passphrases, new, &mut attempt)?;
+        // Of a finished one the old key may be gone already.
+        let finished = found.as_ref().is_some_and(|found| found.state() == State::Finished);
+        let old_key = match self.open_digest(io, passphrases, old, &mut attempt) {
+            Ok((_, key)) => Some((old, Arc::new(key))),
+            Err(LuksError::NoKeyslotOpens { .. }) if finished => None,
+            Err(error) => return Err(error),
+        };
+        if let (Some(found), Some((_, old))) = (&found, &old_key) {
+            self.check_binding(found, &KeyPair { old, new: &key })?;
+        }
+        Ok(Unlocked { key: Arc::new(key), slot, digest: new, old: old_key })
+    }
+
+    /// The key that a digest tells, from any of its keyslots.
+    fn open_digest(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrases: &[&SecretBytes],
+        digest: u32,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<(u32, SecretBytes), LuksError> {
+        let slots = self.metadata.digests.get(&digest).map_or(&[][..], |digest| &digest.keyslots);
+        for id in slots {
+            for passphrase in passphrases {
+                let usable = self.usable_bound_or_not(*id, attempt.limits);
+                if let Some(key) = self.attempt_slot(io, passphrase, *id, usable, attempt)? {
+                    return Ok((*id, key));
+                }
+            }
+        }
+        Err(attempt.failed())
+    }
+
+    /// The key of one keyslot if the passphrase opens it; what speaks against trying is noted.
+    fn attempt_slot(
+        &self,
+        io: &mut dyn ReadAt,
+        passphrase: &SecretBytes,
+        slot: u32,
+        usable: Result<UsableKeyslot<'_>, String>,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Option<SecretBytes>, LuksError> {
+        let affordable = usable.and_then(|usable| {
+            attempt.budget.spend(usable.kdf, usable.digest_iterations).map(|()| usable)
+        });
+        let mut skip = |reason: String| attempt.skipped.push(Skipped { slot, reason });
+        let usable = match affordable {
+            Ok(usable) => usable,
+            Err(reason) => {
+                skip(reason);
+                return Ok(None);
+            }
+        };
+        match self.try_slot(io, passphrase, &usable, attempt.limits) {
+            Ok(key) if self.is_key_of(usable.digest, &key) => return Ok(Some(key)),
+            Ok(_) => attempt.tried += 1,
+            Err(LuksError::Kdf(reason)) => skip(reason),
+            Err(error @ LuksError::Read { .. }) => skip(in_one_line(&error)),
+            Err(error) => return Err(error),
+        }
+        Ok(None)
     }
 
     fn try_slot(
@@ -97,15 +187,13 @@ impl Luks2 {
         if !refusals.is_empty() {
             return Err(LuksError::Refused(refusals));
         }
-        let key_bytes = u32::try_from(unlocked.key.expose().len()).unwrap_or(0);
-        let algorithm = material::algorithm(key_bytes).ok_or(LuksError::ForeignKey)?;
-        // One digest owns all segments, or they would have been refused.
-        if self.metadata.digest_of_segment(0) != Some(unlocked.digest) {
-            return Err(LuksError::ForeignKey);
-        }
         let mut specs = self.placed(volume_bytes)?;
-        for spec in &mut specs {
-            spec.crypt = Some((algorithm, Arc::clone(&unlocked.key)));
+        for ((id, _), spec) in self.metadata.live_segments().zip(&mut specs) {
+            let digest = self.metadata.digest_of_segment(id).ok_or(LuksError::ForeignKey)?;
+            let key = unlocked.key_of(digest).ok_or(LuksError::ForeignKey)?;
+            let key_bytes = u32::try_from(key.expose().len()).unwrap_or(0);
+            let algorithm = material::algorithm(key_bytes).ok_or(LuksError::ForeignKey)?;
+            spec.crypt = Some((algorithm, Arc::clone(key)));
         }
         Ok(specs)
     }
@@ -114,6 +202,7 @@ impl Luks2 {
     fn placed(&self, volume_bytes: u64) -> Result<Vec<SegmentSpec>, LuksError> {
         let mut start = 0;
         let mut specs: Vec<SegmentSpec> = Vec::new();
+        let mut digests: Vec<Option<u32>> = Vec::new();
         for (id, segment) in self.metadata.live_segments() {
             let SegmentKind::Crypt { iv_tweak, sector_bytes, .. } = segment.kind else {
                 return Err(LuksError::Refused(vec![format!("segment {id}: is not encrypted")]));
@@ -138,10 +227,13 @@ impl Luks2 {
             let iv_end =
                 iv_tweak.checked_add(sectors).ok_or_else(|| outside("its IVs wrap around"))?;
             // Two places with one IV under one key would show which of their blocks are equal.
-            let reused = |other: &SegmentSpec| {
-                iv_tweak < other.iv_start + other.sectors && other.iv_start < iv_end
+            let digest = self.metadata.digest_of_segment(id);
+            let reused = |(other, key): (&SegmentSpec, &Option<u32>)| {
+                *key == digest
+                    && iv_tweak < other.iv_start + other.sectors
+                    && other.iv_start < iv_end
             };
-            if specs.iter().any(reused) {
+            if specs.iter().zip(&digests).any(reused) {
                 return Err(LuksError::Refused(vec![format!(
                     "segment {id}: uses IVs that another segment uses with the same key"
                 )]));
@@ -154,6 +246,7 @@ impl Luks2 {
                 sector_bytes,
                 crypt: None,
             });
+            digests.push(digest);
             start += sectors;
         }
         Ok(specs)

@@ -9,12 +9,12 @@ use tempfile::TempDir;
 use super::*;
 use crate::NewKeyslot;
 
-struct File {
+pub(super) struct File {
     directory: TempDir,
 }
 
 impl File {
-    fn new(image: &[u8]) -> Self {
+    pub(super) fn new(image: &[u8]) -> Self {
         let file = Self { directory: TempDir::new().unwrap() };
         file.set(image);
         file
@@ -24,7 +24,7 @@ impl File {
         std::fs::write(self.path(), image).unwrap();
     }
 
-    fn image(&self) -> Vec<u8> {
+    pub(super) fn image(&self) -> Vec<u8> {
         std::fs::read(self.path()).unwrap()
     }
 
@@ -32,7 +32,7 @@ impl File {
         self.directory.path().join("volume")
     }
 
-    fn cryptsetup(&self, passphrase: &str, arguments: &[&str]) -> Output {
+    pub(super) fn cryptsetup(&self, passphrase: &str, arguments: &[&str]) -> Output {
         let mut child = Command::new("/usr/sbin/cryptsetup")
             .args(arguments)
             .args(["--batch-mode", "--key-file", "-"])
@@ -53,14 +53,14 @@ impl File {
         path
     }
 
-    fn must(&self, passphrase: &str, arguments: &[&str]) -> String {
+    pub(super) fn must(&self, passphrase: &str, arguments: &[&str]) -> String {
         let output = self.cryptsetup(passphrase, arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "cryptsetup {arguments:?}: {stderr}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn opens(&self, passphrase: &str) -> bool {
+    pub(super) fn opens(&self, passphrase: &str) -> bool {
         let output = self.cryptsetup(passphrase, &["open", "--test-passphrase"]);
         match output.status.code() {
             Some(0) => true,

@@ -9,6 +9,7 @@ mod keyslots;
 mod luks1;
 mod properties;
 mod reencrypt;
+mod rotation;
 mod rules;
 mod signatures;
 

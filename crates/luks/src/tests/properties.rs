@@ -22,6 +22,10 @@ fn exercise(image: &[u8]) {
         };
         let _ = header.unlock(&mut io, &secret("x"), &limits);
         let _ = header.remove_keyslot(&mut io, 0, true, &mut rng(1));
+        let _ = header.rotation_status();
+        let _ = header.rotation_notes();
+        let _ = header.abandon_rotation(&mut io, &mut rng(1));
+        let _ = header.clean_up_rotation(&mut io, &mut rng(1));
     }
 }
 

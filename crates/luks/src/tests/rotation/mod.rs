@@ -1,0 +1,7 @@
+//! Rotations: from the first header to the last, crashes at every point, hand-over to cryptsetup.
+
+mod crash;
+mod driver;
+mod handover;
+mod whole;
+mod world;

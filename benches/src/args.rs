@@ -60,6 +60,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     pub(crate) idle_daemons: Option<usize>,
 
+    /// fio inside a QEMU guest, on its own unless --class or --full asks for more; some 4 minutes,
+    /// samples of at least 1 s [included in --full]
+    #[arg(long)]
+    pub(crate) guest: bool,
+
     /// Not the cipher and the engine by themselves
     #[arg(long)]
     pub(crate) no_layers: bool,
@@ -84,9 +89,12 @@ impl Args {
         let mut args = Self::parse();
         ensure!(args.rounds > 0, "--rounds must be at least 1");
         ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
-        if args.class.is_empty() && !args.only_layers {
+        let guest_alone = args.guest && !args.full && args.class.is_empty();
+        args.no_layers |= guest_alone && !args.only_layers;
+        if args.class.is_empty() && !args.only_layers && !guest_alone {
             args.class = vec![Class::Disk, Class::Memory];
         }
+        args.guest |= args.full && !args.only_layers;
         if args.full && args.idle_daemons.is_none() {
             args.idle_daemons = Some(100);
         }

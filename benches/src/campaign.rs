@@ -286,7 +286,7 @@ impl Others {
 }
 
 /// 0..count, in every other round backwards.
-fn turns(count: usize, round: usize) -> Vec<usize> {
+pub(crate) fn turns(count: usize, round: usize) -> Vec<usize> {
     let forwards = 0..count;
     if round.is_multiple_of(2) { forwards.collect() } else { forwards.rev().collect() }
 }

@@ -8,6 +8,7 @@ mod args;
 mod campaign;
 mod compare;
 mod cpu;
+mod guest;
 mod idle_daemons;
 mod interrupt;
 mod layers;
@@ -138,7 +139,8 @@ fn measure(
     let layers_cost = if args.no_layers { Duration::ZERO } else { LAYERS_COST };
     let planned = campaign.cost() * u32::try_from(args.class.len())?
         + IDLE_DAEMON_COST * u32::try_from(idle)?
-        + layers_cost;
+        + layers_cost
+        + if args.guest { guest::cost(campaign) } else { Duration::ZERO };
     let mut status = Status::new(planned);
     workqueue::restore();
     let removed = zram::remove_left_overs();
@@ -157,6 +159,9 @@ fn measure(
     }
     if idle > 0 {
         results.idle_daemons = Some(idle_daemons::measure(idle, &mut status)?);
+    }
+    if args.guest {
+        results.guest = guest::measure(campaign, &materials, &mut status)?;
     }
     status.clear();
     status.say(&format!("measured for {} s", status.elapsed().as_secs()));

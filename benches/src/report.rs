@@ -1,5 +1,6 @@
 //! The table for the terminal.
 
+use crate::guest::table;
 use crate::results::{
     Class, Idle, Noise, Quantity, Ratio, Results, Sample, ServerSamples, Spread, Target, Verdict,
     Work,
@@ -34,6 +35,7 @@ pub(crate) fn print(results: &Results) {
     for class in &results.classes {
         print_class(class, plan.noise_limit);
     }
+    table::print(&results.guest, plan.noise_limit);
     if let Some(idle) = &results.idle_daemons {
         line(format!(
             "\n{} idle daemons: {:.4} % of a processor all together; each {:.1} MiB resident, \

@@ -291,11 +291,14 @@ pub(crate) struct LayerFigure {
 pub(crate) struct GuestWork {
     /// `4 KiB random read, qd 32`
     pub(crate) work: String,
-    /// [`Server::id`]
+    /// [`Server::id`]; the first server's second turn, which shows the noise, has ` again` behind.
     pub(crate) server: String,
     pub(crate) iops: Spread,
     pub(crate) p50_ns: Spread,
     pub(crate) p99_ns: Spread,
+    /// Requests per second over those of `sealblk-plain` in the same rounds.
+    #[serde(default)]
+    pub(crate) over_plain: Option<Spread>,
     /// How the guest ran: `tcg`, `kvm`.
     pub(crate) accelerator: String,
 }

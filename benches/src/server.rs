@@ -65,12 +65,7 @@ impl Server {
             let start = startup::measure(&launch, processors)?;
             // What is started inherits the processors of the thread that starts it.
             pin(processors)?;
-            let daemon = if launch.is_ours {
-                Daemon::exactly(&launch.socket, launch.args)
-            } else {
-                let program = launch.program.to_str().context("a path that is not UTF-8")?;
-                Daemon::of_others(program, &launch.socket, launch.args)
-            };
+            let daemon = launch.start();
             pin(&[CLIENT])?;
             let mut daemon = daemon?;
             let load = Load::connect(daemon.socket(), queues, polls);
@@ -155,7 +150,7 @@ impl Server {
 }
 
 /// Whether it has died, and the last it said.
-fn explain(error: anyhow::Error, daemon: &mut Daemon) -> anyhow::Error {
+pub(crate) fn explain(error: anyhow::Error, daemon: &mut Daemon) -> anyhow::Error {
     let text = daemon.log().text();
     let lines: Vec<&str> = text.lines().collect();
     let last = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n");

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use sealblk_tests::{run, sealblk, sealblkd_program};
+use sealblk_tests::{Daemon, run, sealblk, sealblkd_program};
 use tempfile::TempDir;
 
 use crate::store::Store;
@@ -127,6 +127,17 @@ pub(crate) struct Launch {
     pub(crate) socket: PathBuf,
     /// sealblkd: tells when it is ready.
     pub(crate) is_ours: bool,
+}
+
+impl Launch {
+    /// Runs it until it serves; it inherits the caller's processors.
+    pub(crate) fn start(self) -> Result<Daemon> {
+        if self.is_ours {
+            return Daemon::exactly(&self.socket, self.args);
+        }
+        let program = self.program.to_str().context("a path that is not UTF-8")?;
+        Daemon::of_others(program, &self.socket, self.args)
+    }
 }
 
 /// Keys, and what is slow to make and can be copied.

@@ -82,10 +82,11 @@ pub(crate) fn guest(works: &[GuestWork]) -> String {
     let mut rows = String::new();
     for work in works {
         let iops = work.iops;
+        let ratio = work.over_plain.map_or_else(String::new, |ratio| number(ratio.median));
         let _ = writeln!(
             rows,
             "<tr><td>{}</td><td>{}</td><td class=\"n\">{:.0} ({:.0}..{:.0})</td><td \
-             class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+             class=\"n\">{ratio}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
             escape(&work.work),
             escape(&work.server),
             iops.median,
@@ -98,7 +99,8 @@ pub(crate) fn guest(works: &[GuestWork]) -> String {
     }
     let note =
         "Under TCG the guest itself is the bottleneck: servers differ less here than they do.";
-    let heads = ["work", "server", "!requests/s", "!median", "!p99", "accelerator"];
+    let heads =
+        ["work", "server", "!requests/s", "!/ sealblk-plain", "!median", "!p99", "accelerator"];
     table("fio inside a guest", note, &heads, &rows)
 }
 

@@ -98,6 +98,7 @@ pub(crate) fn example() -> Results {
             iops: spread(5000.0),
             p50_ns: spread(1.5e5),
             p99_ns: spread(9e5),
+            over_plain: Some(spread(0.96)),
             accelerator: "tcg".into(),
         }],
         idle_daemons: None,

@@ -59,7 +59,7 @@ pub(crate) fn verdicts(results: &Results) -> String {
                 let _ = writeln!(
                     rows,
                     "<tr><td>{}</td><td class=\"w\">{}</td><td>{} / {}</td><td>{what}</td>\
-                     <td class=\"n\">{sign} {}</td><td class=\"n\">{} ({}..{})</td><td class=\"{style}\">{mark} \
+                     <td class=\"n\">{sign} {}</td><td class=\"n\">{} ({}..{})</td><td class=\"{style} w\">{mark} \
                      {word}</td></tr>",
                     escape(&class.class),
                     escape(&work.name),

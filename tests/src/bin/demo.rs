@@ -80,7 +80,7 @@ fn main() -> Result<()> {
         ));
     }
     style.output("A smoke figure, seconds long on whatever this machine is; a benchmark beside");
-    style.output("other programs, with its spread, will be `make bench`.");
+    style.output("other programs, with its spread, is `make bench`.");
     style.title(format_args!("Done in {} s.", started.elapsed().as_secs()));
     Ok(())
 }

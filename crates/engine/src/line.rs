@@ -71,11 +71,6 @@ impl Line {
         self.held_bytes -= bytes;
     }
 
-    /// Whether something can be done now.
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.opens.is_empty() || (!self.issues.is_empty() && self.room_bytes() > 0)
-    }
-
     /// What is to be done next, if it can be. A request stays in front until it is
     /// [finished](Self::issued).
     pub(crate) fn next(&mut self) -> Option<Slice> {

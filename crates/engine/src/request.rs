@@ -145,7 +145,7 @@ impl Worker {
 
     /// Whether something can be done without waiting for the volume.
     pub(super) fn has_work_in_hand(&self) -> bool {
-        !self.unsent.is_empty() || self.line.is_ready()
+        !self.unsent.is_empty()
     }
 
     /// Tells the guest how a request ended.

@@ -183,12 +183,16 @@ impl Worker {
             busy |= self.reap();
             busy |= self.go_on();
             busy |= self.take_requests();
-            busy |= self.move_slice();
+            let sliced = self.move_slice();
             self.notify_guest();
-            if busy {
+            if busy || sliced {
                 self.spin.found();
             }
-            if !self.polls() {
+            if sliced {
+                // Another turn must follow: there may be more slices, or somebody waits for the
+                // room that this one freed.
+                self.submit();
+            } else if !self.polls() {
                 // One enter submits and sleeps.
                 self.rest();
             } else if self.ring.wants_enter() {
@@ -214,9 +218,6 @@ impl Worker {
     fn rest(&mut self) {
         if self.control_woken {
             return;
-        }
-        if self.line.is_ready() {
-            return self.submit();
         }
         if self.polls() && self.spin.look_again(Instant::now) {
             std::hint::spin_loop();
@@ -458,10 +459,10 @@ impl Worker {
             self.turn_bytes = 0;
             self.reap();
             self.go_on();
-            self.move_slice();
+            let sliced = self.move_slice();
             let waiting = self.chunks.at_volume() > 0
                 || self.queue.as_ref().is_some_and(|queue| queue.kick_armed);
-            if !waiting && !self.has_work_in_hand() {
+            if !waiting && !sliced && !self.has_work_in_hand() {
                 break;
             }
             let result = if waiting { self.ring.submit_and_wait() } else { self.ring.submit() };

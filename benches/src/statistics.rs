@@ -34,6 +34,8 @@ mod tests {
         let spread = Spread::of(&[3.0, 1.0, 2.0]).unwrap();
         assert_eq!(spread, Spread { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(Spread::of(&[1.0, 2.0]).unwrap().median, 1.5);
+        let one = Spread { median: 7.0, min: 7.0, max: 7.0 };
+        assert_eq!(Spread::of(&[7.0]).unwrap(), one);
         assert_eq!(Spread::of(&[]), None);
     }
 

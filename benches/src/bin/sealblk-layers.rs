@@ -10,6 +10,8 @@
 mod layers;
 #[path = "../results.rs"]
 mod results;
+#[path = "../statistics.rs"]
+mod statistics;
 
 use std::io::Write as _;
 use std::time::Duration;

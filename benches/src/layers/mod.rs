@@ -7,5 +7,3 @@
 pub(crate) mod cipher;
 pub(crate) mod engine;
 mod samples;
-
-pub(crate) use samples::spread;

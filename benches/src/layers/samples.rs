@@ -49,35 +49,21 @@ impl Samples {
 
     /// Median and extremes of each series.
     pub(crate) fn figures(self) -> Vec<LayerFigure> {
-        let figure = |series: Series| LayerFigure {
-            value: spread(&series.values),
-            name: series.name,
-            parameters: series.parameters,
-            unit: series.unit.to_owned(),
+        let figure = |series: Series| {
+            Some(LayerFigure {
+                value: Spread::of(&series.values)?,
+                name: series.name,
+                parameters: series.parameters,
+                unit: series.unit.to_owned(),
+            })
         };
-        self.series.into_iter().map(figure).collect()
+        self.series.into_iter().filter_map(figure).collect()
     }
-}
-
-/// Median (of an even number the mean of the two in the middle) and extremes. Of no samples: NaN.
-pub(crate) fn spread(samples: &[f64]) -> Spread {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-    let last = sorted.len().saturating_sub(1);
-    Spread { median: f64::midpoint(at(last / 2), at(sorted.len() / 2)), min: at(0), max: at(last) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
-        assert_eq!(spread(&[1.0, 2.0]).median, 1.5);
-        assert_eq!(spread(&[7.0]), Spread { median: 7.0, min: 7.0, max: 7.0 });
-    }
 
     #[test]
     fn rounds_of_the_same_thing_are_one_figure() {

@@ -3,7 +3,6 @@
 use super::bars::{Bar, Bars};
 use super::lines::{Line, Panels};
 use super::text::{escape, number, time};
-use crate::layers::spread;
 use crate::results::{Class, Noise, Quantity, Ratio, Sample, ServerSamples, Spread, Work};
 
 /// Colours of the known servers; others share the last.
@@ -158,7 +157,7 @@ fn processor(class: &Class, title: &str) -> Bars {
 /// Of the rounds; none without a round.
 fn median(samples: &ServerSamples, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
     let figures: Vec<f64> = samples.samples.iter().map(figure).collect();
-    (!figures.is_empty()).then(|| spread(&figures).median)
+    Spread::of(&figures).map(|spread| spread.median)
 }
 
 pub(crate) fn colour(server: &str) -> usize {

@@ -3,17 +3,17 @@
 //! Contract: blocks (storage, key source, key derivation), so it runs on a thread of its own. The
 //! passphrase is gone when [`open`] returns; what stays is the volume key, in protected memory.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sealblk_api::{Encryption, VolumeStatus};
-use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError, in_one_line};
+use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
 use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
 use sealblk_engine::{Disk, EngineConfig};
 use sealblk_keys::KeySource;
 use sealblk_luks::{Header, KdfLimits, LuksError, Policy, ReadAt};
+use sealblk_rotation::Reader;
 use sealblk_session::StopHandle;
 use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_volume::{OpenOptions, Volume};
@@ -306,24 +306,6 @@ fn nameless(error: VolumeError) -> anyhow::Error {
     match error.source {
         Some(source) => anyhow!(source).context(error.what),
         None => anyhow!(error.what),
-    }
-}
-
-/// A volume as `sealblk-luks` reads it. (The same as in `crates/cli`; it has no other home, as
-/// volumes don't know LUKS.)
-struct Reader<'a>(&'a dyn Volume);
-
-impl ReadAt for Reader<'_> {
-    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
-        let end = offset_bytes.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.size_bytes()) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(in_one_line(&error)))
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.0.geometry().size_bytes
     }
 }
 

@@ -6,7 +6,8 @@
 //! else's signature where the header was) is a warning and no more: the good one serves.
 
 use sealblk_block::in_one_line;
-use sealblk_luks::{Header, ReadAt, Step, repair};
+use sealblk_luks::{Header, ReadAt, repair};
+use sealblk_rotation::{carry_out, random};
 use sealblk_volume::Volume;
 
 /// Mends what is damaged. `io` reads `volume`.
@@ -35,15 +36,7 @@ pub(crate) fn mend_header(volume: &dyn Volume, io: &mut dyn ReadAt, header: &Hea
 
 /// What was rewritten, a line each.
 fn try_mend(volume: &dyn Volume, io: &mut dyn ReadAt) -> anyhow::Result<Vec<String>> {
-    let mut random = |bytes: &mut [u8]| {
-        getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))
-    };
     let (report, plan) = repair(io, false, &mut random)?;
-    for step in plan {
-        match step {
-            Step::Write { offset_bytes, data } => volume.write_at(offset_bytes, &data)?,
-            Step::Flush => volume.flush()?,
-        }
-    }
+    carry_out(volume, &plan)?;
     Ok(report.repairs)
 }

@@ -6,6 +6,9 @@
 //!
 //! Deliberately absent: keys, passphrases, and anything derived from them.
 
+mod rotation;
+
+pub use rotation::{KeyAge, Rotation, RotationOrder, RotationState, rotation_path};
 use serde::{Deserialize, Serialize};
 
 /// `GET`: the daemon and its volumes, as [`Status`].
@@ -71,6 +74,11 @@ pub struct VolumeStatus {
     pub serial: String,
     /// Every queue, in order.
     pub queues: Vec<QueueStatus>,
+    /// Its rotation: under way, or the last one of this daemon's life; none for a volume that can't
+    /// be rotated.
+    pub rotation: Option<Rotation>,
+    /// How old its keys are, as far as anybody knows.
+    pub key_age: Option<KeyAge>,
 }
 
 /// How a volume is encrypted.

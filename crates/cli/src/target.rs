@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use anyhow::Context;
-use sealblk_block::{VolumeError, in_one_line};
-use sealblk_luks::{Plan, ReadAt, Step};
+use sealblk_block::VolumeError;
+use sealblk_luks::{Plan, ReadAt};
+use sealblk_rotation::{HeaderLock, Reader, carry_out};
 use sealblk_volume::{OpenOptions, Uri, Volume};
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::header_lock::HeaderLock;
 
 /// A volume that nobody else uses, with cryptsetup's lock on its header.
 pub(crate) struct Target {
@@ -58,31 +58,8 @@ impl Target {
     /// Carries out a plan, step by step, and makes it durable. The first error ends it: a plan
     /// that was begun leaves a volume that opens.
     pub(crate) fn execute(&self, plan: Plan) -> Result<(), VolumeError> {
-        for step in plan {
-            match step {
-                Step::Write { offset_bytes, data } => self.volume.write_at(offset_bytes, &data)?,
-                Step::Flush => self.volume.flush()?,
-            }
-        }
+        carry_out(&*self.volume, &plan)?;
         self.volume.flush()
-    }
-}
-
-/// A volume as `sealblk-luks` reads it. (The same as in `backend`; it has no other home, as volumes
-/// don't know LUKS.)
-struct Reader<'a>(&'a dyn Volume);
-
-impl ReadAt for Reader<'_> {
-    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
-        let end = offset_bytes.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.size_bytes()) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(in_one_line(&error)))
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.0.geometry().size_bytes
     }
 }
 

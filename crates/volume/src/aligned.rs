@@ -20,6 +20,9 @@ pub struct AlignedBuf {
 // SAFETY: the mapping belongs to this value alone; a plain byte buffer may move between threads.
 unsafe impl Send for AlignedBuf {}
 
+// SAFETY: through a shared reference the bytes are only read.
+unsafe impl Sync for AlignedBuf {}
+
 impl AlignedBuf {
     /// `len` zeroed bytes (at least 1). Pages become resident when they are touched.
     pub fn new(len: usize) -> io::Result<Self> {

@@ -31,9 +31,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cipher", &["block", "secret"]),
     ("luks", &["block", "secret", "cipher"]),
     ("volume", &["block", "ring"]),
+    ("rotation", &["block", "secret", "ring", "cipher", "luks", "volume"]),
     ("session", &["block", "virtqueue"]),
     ("engine", &["block", "secret", "ring", "virtqueue", "cipher", "volume"]),
-    ("cli", &["api", "block", "secret", "keys", "cipher", "luks", "volume"]),
+    ("cli", &["api", "block", "secret", "keys", "cipher", "luks", "volume", "rotation"]),
     (
         "backend",
         &[
@@ -47,6 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "virtqueue",
             "volume",
             "engine",
+            "rotation",
             "session",
         ],
     ),

@@ -14,9 +14,9 @@ use crate::args::{self, Cipher, Kdf};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::keyfile;
-use crate::random::random;
 use crate::size::human;
 use crate::target::Target;
+use sealblk_rotation::random;
 
 /// Where `sealblk-luks` puts the data of new volumes, in bytes: cryptsetup's default.
 const HEADER_BYTES: u64 = 16 << 20;

@@ -9,8 +9,8 @@ use crate::args::{self, Kdf};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::keyfile;
-use crate::random::random;
 use crate::target::Target;
+use sealblk_rotation::random;
 
 /// PBKDF2 iterations of a new LUKS1 keyslot: some seconds of one core.
 const LUKS1_ITERATIONS: u32 = 2_000_000;

@@ -6,8 +6,8 @@ use sealblk_luks::LuksError;
 use crate::args;
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::random::random;
 use crate::target::Target;
+use sealblk_rotation::random;
 
 pub(crate) fn run(args: &args::Repair, console: &mut Console<'_>) -> Result<(), Failure> {
     let target = Target::open(&args.volume, console)?;

@@ -182,6 +182,7 @@ mod tests {
                 writeback: true,
                 serial: "1f3a".into(),
                 queues: vec![queue, broken],
+                ..VolumeStatus::default()
             }],
         };
         let expected = "\

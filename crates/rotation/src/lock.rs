@@ -18,7 +18,7 @@ const LOCK_DIR: &str = "/run/cryptsetup";
 
 /// The lock; dropping it lets go.
 #[derive(Debug)]
-pub(crate) struct HeaderLock {
+pub struct HeaderLock {
     _file: File,
     /// Lock file to remove first, for block devices.
     path: Option<PathBuf>,
@@ -26,7 +26,7 @@ pub(crate) struct HeaderLock {
 
 impl HeaderLock {
     /// Takes the lock for writing. Calls `waiting` once if somebody else has it, then waits.
-    pub(crate) fn take(uri: &str, waiting: &mut dyn FnMut()) -> anyhow::Result<Self> {
+    pub fn take(uri: &str, waiting: &mut dyn FnMut()) -> anyhow::Result<Self> {
         let taken = match Uri::parse(uri)? {
             Uri::File(path) => lock_image(&path, waiting),
             Uri::Device(path) => lock_device(&path, Path::new(LOCK_DIR), waiting),

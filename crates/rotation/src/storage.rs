@@ -1,0 +1,48 @@
+//! Where `sealblk-luks` meets a volume: reading headers from one, carrying out plans on one. (It has
+//! no other home: volumes don't know LUKS, LUKS touches no storage.)
+
+use std::io;
+
+use sealblk_block::{VolumeError, in_one_line};
+use sealblk_luks::{Plan, ReadAt, Step};
+use sealblk_volume::Volume;
+
+/// A volume as `sealblk-luks` reads it.
+pub struct Reader<'a>(pub &'a dyn Volume);
+
+impl ReadAt for Reader<'_> {
+    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset_bytes.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.size_bytes()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_at(offset_bytes, buf).map_err(|error| io::Error::other(in_one_line(&error)))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.geometry().size_bytes
+    }
+}
+
+/// Carries out a plan, step by step; the last step's flush, if it has none, is left to the next plan
+/// (the chain of header writes knows of it).
+///
+/// # Errors
+/// The first one ends it: the header must be loaded anew, and a flush that failed is never repeated.
+pub fn carry_out(volume: &dyn Volume, plan: &Plan) -> Result<(), VolumeError> {
+    for step in plan.steps() {
+        match step {
+            Step::Write { offset_bytes, data } => volume.write_at(*offset_bytes, data)?,
+            Step::Flush => volume.flush()?,
+        }
+    }
+    Ok(())
+}
+
+/// The operating system's random numbers, as `sealblk-luks` takes them.
+///
+/// # Errors
+/// The system has none, which no running Linux ever says.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
+}

@@ -3,6 +3,10 @@ use sealblk_ring::Ring;
 use sealblk_secret::SecretBytes;
 use sealblk_volume::{Lane, MemoryVolume};
 
+use std::io;
+
+use sealblk_block::in_one_line;
+
 use super::*;
 use crate::config;
 

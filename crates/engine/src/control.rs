@@ -7,10 +7,37 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 
 use rustix::event::{EventfdFlags, eventfd};
+use sealblk_block::Extent;
+use sealblk_cipher::KeyMap;
 use sealblk_virtqueue::{QueueSetup, StartError};
+use sealblk_volume::AlignedBuf;
+
+use crate::fence::Answer;
+
+/// What a rotation tells a queue thread: see [`crate::fence`].
+pub(crate) enum Order {
+    /// Remember writes to the zone.
+    Watch(Extent, Answer),
+    /// Park writes to the zone.
+    Hold(Extent, Answer),
+    /// Serve reads of the zone from its old ciphertext.
+    Serve(Arc<AlignedBuf>, Answer),
+    /// Another key map; the zone is no longer in work.
+    Publish(Box<KeyMap>, Answer),
+    /// What is parked may have to wait for long.
+    Delayed,
+    /// The rotation can't go on for now.
+    Stuck,
+    /// The next flush must fail.
+    FlushFailed(Answer),
+    /// Take the time of requests, or don't.
+    TakeTimes(bool),
+}
 
 /// What a queue thread can be told.
 pub(crate) enum Command {
+    /// By a rotation, on a thread of its own; all others come from the session.
+    Rotation(Order),
     /// Run this queue.
     Start(Box<QueueSetup>, SyncSender<Result<(), StartError>>),
     /// Stop the queue; the answer is the index to resume at.
@@ -24,7 +51,8 @@ pub(crate) enum Command {
     Exit,
 }
 
-/// The control side's end.
+/// The control side's end; every holder speaks to the same thread.
+#[derive(Clone)]
 pub(crate) struct Mailbox {
     commands: Sender<Command>,
     wake: Arc<OwnedFd>,

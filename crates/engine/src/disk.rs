@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
-use sealblk_cipher::{CipherError, KeyMap, SegmentSpec};
+use sealblk_cipher::{CipherError, Implementation, KeyMap, SegmentSpec};
 use sealblk_secret::{protect_stack, wipe_stack};
 use sealblk_virtqueue::blk::DiskProfile;
 use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 use sealblk_volume::Volume;
 
 use crate::control::{Command, Mailbox, mailbox};
+use crate::key_switch::KeySwitch;
 use crate::stats::QueueStats;
 use crate::worker::Worker;
 use crate::{EngineConfig, broken};
@@ -51,6 +52,7 @@ pub enum DiskError {
 pub struct Disk {
     volume: Arc<dyn Volume>,
     writeback: bool,
+    implementation: Implementation,
     threads: Vec<Thread>,
 }
 
@@ -73,7 +75,12 @@ impl Disk {
         let threads = (0..config.queues)
             .map(|index| Thread::spawn(index, volume, segments, profile, config))
             .collect::<Result<_, _>>()?;
-        Ok(Self { volume: volume.clone(), writeback: true, threads })
+        Ok(Self {
+            volume: volume.clone(),
+            writeback: true,
+            implementation: config.implementation,
+            threads,
+        })
     }
 
     /// The counters of each queue; they outlive the disk.
@@ -84,6 +91,12 @@ impl Disk {
     /// What the queues' rings were built with; the same for all.
     pub fn ring_features(&self) -> Option<sealblk_ring::Features> {
         self.threads.first().map(|thread| thread.ring)
+    }
+
+    /// The hand of a rotation on the queues: one at a time.
+    pub fn key_switch(&self) -> KeySwitch {
+        let queues = self.threads.iter().map(|one| (one.mailbox.clone(), one.stats.clone()));
+        KeySwitch::new(queues.collect(), self.implementation)
     }
 
     fn thread(&self, index: u16) -> Option<&Thread> {

@@ -16,10 +16,13 @@ mod chunk;
 mod config;
 mod control;
 mod disk;
+mod fence;
 mod hold;
 mod io;
+mod key_switch;
 mod line;
 mod request;
+mod sample;
 mod slot;
 mod spin;
 mod stats;
@@ -27,6 +30,7 @@ mod worker;
 
 pub use config::{EngineConfig, OnError};
 pub use disk::{Disk, DiskError};
+pub use key_switch::{GuestLoad, KeySwitch, SwitchError};
 pub use stats::{Counter, QueueCounts, QueueStats};
 
 /// An invariant of this program does not hold: says so and dies, before anything is written on

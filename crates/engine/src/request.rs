@@ -3,6 +3,8 @@
 use sealblk_block::{Op, Status};
 use sealblk_virtqueue::blk::{self, Refusal};
 
+use crate::broken;
+use crate::fence::Admission;
 use crate::line::LARGE_BYTES;
 use crate::worker::Worker;
 
@@ -81,6 +83,7 @@ impl Worker {
         slot.begin(request);
         self.slots.started();
         self.stats.in_flight.set(self.slots.busy() as u64);
+        self.sample.begins(head);
         match request.op {
             Op::GetId => {
                 let slot = self.slots.get_mut(head);
@@ -88,24 +91,55 @@ impl Worker {
                 slot.status = Some(blk::write_id(memory, &request, &slot.chain, &self.profile));
                 self.complete(head);
             }
+            Op::Flush if std::mem::take(&mut self.flush_failed) => {
+                self.slots.get_mut(head).status = Some(Status::IoErr);
+                self.complete(head);
+            }
             Op::Flush => {
                 if !self.issue_flush(head) {
                     self.wait(head);
                 }
             }
-            _ => {
-                let slot = self.slots.get_mut(head);
-                if self.enciphers && slot.moved_bytes(request.op) > LARGE_BYTES {
-                    slot.large = true;
-                    slot.waits = true;
-                    self.line.add(head);
-                } else if !self.issue(head) {
-                    self.wait(head);
-                } else if self.slots.get_mut(head).chunks == 0 {
-                    // Nothing to do: an empty range.
-                    self.complete(head);
-                }
+            op => self.begin_data(head, op),
+        }
+    }
+
+    /// Starts on a request that names sectors, unless a rotation has them in work.
+    fn begin_data(&mut self, head: u16, op: Op) {
+        let slot = self.slots.get_mut(head);
+        match self.fence.admit(head, op, slot) {
+            Admission::Pass => {}
+            Admission::Parked => {
+                slot.parked = true;
+                slot.waits = true;
+                self.stats.parked.add(1);
+                return;
             }
+            Admission::Fails => {
+                slot.status = Some(Status::IoErr);
+                return self.complete(head);
+            }
+        }
+        if self.enciphers && slot.moved_bytes(op) > LARGE_BYTES {
+            slot.large = true;
+            slot.waits = true;
+            self.line.add(head);
+        } else if !self.issue(head) {
+            self.wait(head);
+        } else if self.slots.get_mut(head).chunks == 0 {
+            // Nothing at the volume: an empty range, or all of it lay in memory.
+            self.complete(head);
+        }
+    }
+
+    /// Begins anew with what is no longer parked.
+    pub(super) fn unpark(&mut self) {
+        while let Some(head) = self.fence.next_parked() {
+            let slot = self.slots.get_mut(head);
+            slot.parked = false;
+            slot.waits = false;
+            let Some(request) = slot.request else { broken("a parked request is gone") };
+            self.begin_data(head, request.op);
         }
     }
 
@@ -155,11 +189,23 @@ impl Worker {
         let status = slot.status.unwrap_or(Status::Ok);
         let bytes = slot.data_bytes;
         self.slots.ended();
+        self.left_work(head);
+        if let Some(time) = self.sample.ends(head) {
+            self.stats.timed.add(1);
+            self.stats.timed_ns.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        }
         self.count(request.op, bytes, status);
         let Some(queue) = &mut self.queue else { return };
         let used_len = request.finish(queue.virtqueue.memory(), status);
         queue.virtqueue.push_used(head, used_len);
         queue.unannounced = true;
+    }
+
+    /// A request is no longer in work: an order of a rotation may wait for that.
+    fn left_work(&mut self, head: u16) {
+        if std::mem::take(&mut self.slots.get_mut(head).barred) {
+            self.fence.one_ended();
+        }
     }
 
     fn count(&self, op: Op, bytes: u64, status: Status) {
@@ -211,14 +257,24 @@ impl Worker {
         }
         // Those that waited for the room of the held ones.
         while let Some(head) = self.waiting.pop_front().or_else(|| self.line.abandon()) {
-            let slot = self.slots.get_mut(head);
-            slot.waits = false;
-            if tracked {
-                self.forget(head);
-            } else {
-                slot.status = Some(Status::IoErr);
-                self.complete(head);
-            }
+            self.abandon(head, tracked);
+        }
+        // Those that a rotation holds back which itself waits for the storage.
+        while let Some(head) = self.fence.abandon() {
+            self.abandon(head, tracked);
+        }
+    }
+
+    /// Ends a request that waits.
+    fn abandon(&mut self, head: u16, tracked: bool) {
+        let slot = self.slots.get_mut(head);
+        slot.waits = false;
+        slot.parked = false;
+        if tracked {
+            self.forget(head);
+        } else {
+            slot.status = Some(Status::IoErr);
+            self.complete(head);
         }
     }
 
@@ -226,6 +282,7 @@ impl Worker {
     fn forget(&mut self, head: u16) {
         if self.slots.get_mut(head).request.take().is_some() {
             self.slots.ended();
+            self.left_work(head);
             self.stats.in_flight.set(self.slots.busy() as u64);
         }
     }

@@ -28,6 +28,10 @@ pub(crate) struct Slot {
     pub(crate) chunks: u32,
     /// Waits in line for room, or for its next slice.
     pub(crate) waits: bool,
+    /// Is parked: it has not begun.
+    pub(crate) parked: bool,
+    /// A rotation waits for its end.
+    pub(crate) barred: bool,
     /// Is moved in slices.
     pub(crate) large: bool,
     /// How it ends, unless something else goes wrong.
@@ -45,6 +49,8 @@ impl Slot {
         self.data_bytes = 0;
         self.chunks = 0;
         self.waits = false;
+        self.parked = false;
+        self.barred = false;
         self.large = false;
         self.status = None;
     }
@@ -90,6 +96,12 @@ impl Slots {
     /// Requests in work.
     pub(crate) fn busy(&self) -> usize {
         self.busy
+    }
+
+    /// Every slot that holds a request.
+    pub(crate) fn in_work(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let none = self.busy == 0;
+        self.slots.iter_mut().take_while(move |_| !none).filter(|slot| slot.request.is_some())
     }
 
     pub(crate) fn started(&mut self) {

@@ -46,6 +46,12 @@ counters! {
     replayed,
     /// I/Os that failed and were held back to be tried again (`on_error = "hold"`).
     held,
+    /// Requests that were parked because they touched the zone that a rotation had in work.
+    parked,
+    /// Requests whose time was taken, while a rotation asks for it.
+    timed,
+    /// Sum of those times in nanoseconds.
+    timed_ns,
     /// Requests in work now.
     in_flight,
     /// Times the thread went to sleep.

@@ -21,15 +21,17 @@ use sealblk_virtqueue::blk::DiskProfile;
 use sealblk_virtqueue::{QueueSetup, StartError, Virtqueue};
 use sealblk_volume::{Lane, LaneDone, Volume};
 
-use crate::EngineConfig;
 use crate::bounce::Bounce;
 use crate::chunk::Chunks;
-use crate::control::{Command, Inbox};
+use crate::control::{Command, Inbox, Order};
+use crate::fence::Fence;
 use crate::hold::Hold;
 use crate::line::Line;
+use crate::sample::Sample;
 use crate::slot::Slots;
 use crate::spin::Spin;
 use crate::stats::QueueStats;
+use crate::{EngineConfig, OnError};
 
 /// Watches of the thread's ring.
 const WATCH_CONTROL: usize = 0;
@@ -66,6 +68,11 @@ pub(crate) struct Worker {
     pub(super) waiting: VecDeque<u16>,
     /// Large requests, which are moved a slice per turn.
     pub(super) line: Line,
+    /// What a rotation has in work.
+    pub(super) fence: Fence,
+    /// A flush of a rotation failed, and the guest was not told yet.
+    pub(super) flush_failed: bool,
+    pub(super) sample: Sample,
     /// Some of the disk is encrypted.
     pub(super) enciphers: bool,
     /// Bytes that went through the cipher (or were copied) in this turn.
@@ -80,6 +87,8 @@ pub(crate) struct Worker {
     /// Index to resume at, from the last stop.
     base: u16,
     inbox: Inbox,
+    /// Commands that came while a stop waited for what a rotation parks.
+    later: VecDeque<Command>,
     control_slot: FileSlot,
     control_woken: bool,
     spin: Spin,
@@ -136,6 +145,9 @@ impl Worker {
                 chunks.capacity(),
                 bounce.whole().1,
             ),
+            fence: Fence::new(config.queue_size_max),
+            flush_failed: false,
+            sample: Sample::default(),
             enciphers: !keys.is_plain(),
             turn_bytes: 0,
             unsent: Vec::with_capacity(chunks.capacity()),
@@ -155,6 +167,7 @@ impl Worker {
             queue: None,
             base: 0,
             inbox,
+            later: VecDeque::new(),
             control_slot,
             control_woken: true,
             done: Vec::new(),
@@ -349,8 +362,9 @@ impl Worker {
 
     /// Carries out what is in the mailbox; whether the thread is to end.
     fn obey(&mut self) -> bool {
-        while let Some(command) = self.inbox.next() {
+        while let Some(command) = self.later.pop_front().or_else(|| self.inbox.next()) {
             match command {
+                Command::Rotation(order) => self.obey_rotation(order),
                 Command::Start(setup, answer) => {
                     let _ = answer.send(self.start(*setup));
                 }
@@ -379,6 +393,41 @@ impl Worker {
             }
         }
         false
+    }
+
+    fn obey_rotation(&mut self, order: Order) {
+        match order {
+            Order::Watch(zone, answer) => self.fence.watch(zone, &mut self.slots, answer),
+            Order::Hold(zone, answer) => self.fence.hold(zone, &mut self.slots, answer),
+            Order::Serve(memory, answer) => self.fence.serve(memory, &mut self.slots, answer),
+            Order::Publish(keys, answer) => {
+                self.keys = *keys;
+                self.fence.open();
+                // The rotation shall not wait for what it held up.
+                let _ = answer.send(false);
+                self.unpark();
+            }
+            Order::Delayed => self.fence.delayed(),
+            Order::Stuck => {
+                self.fence.stuck(self.config.on_error == OnError::Report);
+                self.unpark();
+            }
+            Order::FlushFailed(answer) => {
+                self.flush_failed = true;
+                let _ = answer.send(false);
+            }
+            Order::TakeTimes(on) => self.sample.turn(on),
+        }
+    }
+
+    /// Obeys a rotation only: what it parks must go on before the queue can stop.
+    fn obey_rotation_only(&mut self) {
+        while let Some(command) = self.inbox.next() {
+            match command {
+                Command::Rotation(order) => self.obey_rotation(order),
+                other => self.later.push_back(other),
+            }
+        }
     }
 
     fn start(&mut self, setup: QueueSetup) -> Result<(), StartError> {
@@ -458,9 +507,11 @@ impl Worker {
         loop {
             self.turn_bytes = 0;
             self.reap();
+            self.obey_rotation_only();
             self.go_on();
             let sliced = self.move_slice();
             let waiting = self.chunks.at_volume() > 0
+                || self.fence.goes_on_soon()
                 || self.queue.as_ref().is_some_and(|queue| queue.kick_armed);
             if !waiting && !sliced && !self.has_work_in_hand() {
                 break;

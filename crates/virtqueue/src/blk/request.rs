@@ -59,6 +59,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request without data whose end nobody is told: for tests of who handles requests.
+    pub fn unanswered(op: Op) -> Self {
+        Self { op, data_bytes: 0, reply: Reply { status: None, room_bytes: 0 } }
+    }
+
     /// The data's memory: to be read for a write, to be written for a read.
     #[inline]
     pub fn data<'a>(&self, chain: &'a Chain) -> &'a [Span] {

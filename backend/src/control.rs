@@ -1,28 +1,48 @@
 //! The control API: HTTP and JSON on a Unix socket (types in `sealblk-api`).
 //!
 //! Guarded twice: by the socket's mode, and by the peer's credentials (root, the daemon's own
-//! user, or whoever the socket's group lets in). It only reads; nothing here can change a volume.
+//! user, or whoever the socket's group lets in). Of what it may order, nothing can lose data: a
+//! rotation is begun, paused, and given a pace.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Request, State};
+use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
-use sealblk_api::{HEALTH_PATH, Health, Refusal, STATUS_PATH, Status};
+use sealblk_api::{HEALTH_PATH, Health, Refusal, Rotation, RotationOrder, STATUS_PATH, Status};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::socket::{self, SocketError, SocketFile};
 
+/// Path of a volume's rotation, as [`sealblk_api::rotation_path`] makes it.
+const ROTATION_ROUTE: &str = "/v1/volumes/{name}/rotation";
+
+/// An order is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There is no such volume.
+    NoSuchVolume,
+    /// Not now, or not with this volume: why.
+    Conflict(String),
+}
+
 /// What the API tells: asked for anew by each request.
 pub(crate) trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
+
+    /// Where the rotation of a volume is.
+    fn rotation(&self, volume: &str) -> Result<Rotation, Refused>;
+
+    /// Orders something of a volume's rotation. Blocks, seconds if need be (keys are fetched and
+    /// stretched): what is wrong with an order is its answer.
+    fn order(&self, volume: &str, order: RotationOrder) -> Result<Rotation, Refused>;
 }
 
 /// Who is at the other end; none where the kernel doesn't say.
@@ -90,6 +110,7 @@ fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
     Router::new()
         .route(STATUS_PATH, get(status))
         .route(HEALTH_PATH, get(health))
+        .route(ROTATION_ROUTE, get(rotation).post(order))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(allowed, guard))
         .with_state(source)
@@ -110,6 +131,39 @@ async fn guard(
 
 async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
     Json(source.status())
+}
+
+async fn rotation(
+    State(source): State<Arc<dyn Source>>,
+    UrlPath(volume): UrlPath<String>,
+) -> Response {
+    answer(&volume, source.rotation(&volume))
+}
+
+async fn order(
+    State(source): State<Arc<dyn Source>>,
+    UrlPath(volume): UrlPath<String>,
+    Json(order): Json<RotationOrder>,
+) -> Response {
+    tracing::info!(disk = volume, ?order, "rotation: an order came");
+    let name = volume.clone();
+    let outcome = tokio::task::spawn_blocking(move || source.order(&name, order)).await;
+    answer(
+        &volume,
+        outcome.unwrap_or_else(|_| Err(Refused::Conflict("a defect; see the log".into()))),
+    )
+}
+
+fn answer(volume: &str, outcome: Result<Rotation, Refused>) -> Response {
+    match outcome {
+        Ok(rotation) => Json(rotation).into_response(),
+        Err(Refused::NoSuchVolume) => {
+            refuse(StatusCode::NOT_FOUND, &format!("no volume has the name {volume:?}"))
+        }
+        Err(Refused::Conflict(why)) => {
+            refuse(StatusCode::CONFLICT, &format!("volume {volume:?}: {why}"))
+        }
+    }
 }
 
 async fn health() -> Json<Health> {
@@ -138,17 +192,46 @@ mod tests {
         fn status(&self) -> Status {
             Status { version: "1.2.3".to_owned(), pid: 7, ..Status::default() }
         }
+
+        fn rotation(&self, volume: &str) -> Result<Rotation, Refused> {
+            match volume {
+                "a b" => Ok(Rotation { done_bytes: 7, ..Rotation::default() }),
+                _ => Err(Refused::NoSuchVolume),
+            }
+        }
+
+        fn order(&self, _volume: &str, order: RotationOrder) -> Result<Rotation, Refused> {
+            match order {
+                RotationOrder::Throttle { rate_bytes } => {
+                    Ok(Rotation { limit_bytes: rate_bytes, ..Rotation::default() })
+                }
+                _ => Err(Refused::Conflict("not now".to_owned())),
+            }
+        }
     }
 
     /// The whole answer to `GET path`, from a server with these rights.
     async fn ask(allowed: Allowed, path: &str) -> String {
+        request(allowed, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+            .await
+    }
+
+    async fn post(path: &str, body: &str) -> String {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let len = body.len();
+        let request_text =
+            format!("{head}Content-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}");
+        request(me(), &request_text).await
+    }
+
+    /// The whole answer to a request.
+    async fn request(allowed: Allowed, request: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("control.sock");
         let (listener, _file) = bind(&at, None).unwrap();
         let app = router(Arc::new(Fixed), allowed).into_make_service_with_connect_info::<Peer>();
         let server = tokio::spawn(async { axum::serve(listener, app).await });
         let mut stream = UnixStream::connect(&at).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let client = tokio::task::spawn_blocking(move || {
             let mut answer = String::new();
@@ -172,6 +255,24 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(body).unwrap(), Fixed.status());
         let answer = ask(me(), HEALTH_PATH).await;
         assert!(answer.contains("application/json") && answer.ends_with(r#"{"status":"ok"}"#));
+    }
+
+    #[tokio::test]
+    async fn a_rotation_is_told_and_ordered_by_the_volumes_name() {
+        let path = sealblk_api::rotation_path("a b");
+        let answer = ask(me(), &path).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"done_bytes\":7"),
+            "{answer}"
+        );
+        let answer = ask(me(), &sealblk_api::rotation_path("b")).await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("no volume"), "{answer}");
+        let answer = post(&path, r#"{"action":"throttle","rate_bytes":5}"#).await;
+        assert!(answer.contains("\"limit_bytes\":5"), "{answer}");
+        let answer = post(&path, r#"{"action":"pause"}"#).await;
+        assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("not now"), "{answer}");
+        let answer = post(&path, r#"{"action":"explode"}"#).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
 
     #[tokio::test]

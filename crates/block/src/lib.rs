@@ -54,6 +54,9 @@ pub struct Geometry {
     pub block_bytes: u32,
     /// The unit that the storage prefers, in bytes; at least `block_bytes`.
     pub physical_block_bytes: u32,
+    /// What a power cut leaves whole: an aligned write of this size is on the storage altogether or
+    /// not at all. At least `block_bytes`, and that where nobody promises more.
+    pub atomic_write_bytes: u32,
     /// Whether [`Op::Discard`] is understood.
     pub discard: bool,
     /// Opened without the right to write.

@@ -7,6 +7,8 @@ use sealblk_block::{VolumeError, in_one_line};
 use sealblk_luks::{Plan, ReadAt, Step};
 use sealblk_volume::Volume;
 
+use crate::error::Trouble;
+
 /// A volume as `sealblk-luks` reads it.
 pub struct Reader<'a>(pub &'a dyn Volume);
 
@@ -30,10 +32,24 @@ impl ReadAt for Reader<'_> {
 /// # Errors
 /// The first one ends it: the header must be loaded anew, and a flush that failed is never repeated.
 pub fn carry_out(volume: &dyn Volume, plan: &Plan) -> Result<(), VolumeError> {
+    try_plan(volume, plan).map_err(|(_, error)| error)
+}
+
+/// As [`carry_out`], for who tells flushes from writes.
+pub(crate) fn carry_out_or_trouble(volume: &dyn Volume, plan: &Plan) -> Result<(), Trouble> {
+    try_plan(volume, plan).map_err(|(flush, error)| {
+        let did = if flush { "flushing" } else { "writing the header" };
+        Trouble::Storage { what: format!("{did}: {}", in_one_line(&error)), flush }
+    })
+}
+
+fn try_plan(volume: &dyn Volume, plan: &Plan) -> Result<(), (bool, VolumeError)> {
     for step in plan.steps() {
         match step {
-            Step::Write { offset_bytes, data } => volume.write_at(*offset_bytes, data)?,
-            Step::Flush => volume.flush()?,
+            Step::Write { offset_bytes, data } => {
+                volume.write_at(*offset_bytes, data).map_err(|error| (false, error))?;
+            }
+            Step::Flush => volume.flush().map_err(|error| (true, error))?,
         }
     }
     Ok(())

@@ -30,6 +30,7 @@ impl MemoryVolume {
             size_bytes,
             block_bytes,
             physical_block_bytes: block_bytes.max(4096),
+            atomic_write_bytes: block_bytes,
             discard: true,
             read_only: false,
         };

@@ -26,6 +26,7 @@ impl Volume for NullVolume {
             size_bytes: self.size_bytes,
             block_bytes: self.block_bytes,
             physical_block_bytes: 4096,
+            atomic_write_bytes: 4096,
             discard: false,
             read_only: false,
         }

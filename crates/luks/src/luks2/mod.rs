@@ -27,8 +27,8 @@ pub(crate) use repair::repair;
 pub use edit::NewKeyslot;
 pub use format::{FormatParams, KmsToken, format};
 pub use reencrypt::{
-    Armed, Finished, Pending, Progress, Recovery, RecoveryStep, Recryptor, Release, Resume,
-    Rotation, RotationNotes, RotationParams, StageParams, Zone,
+    Armed, Finished, Pending, Progress, Protection, Protector, Recovery, RecoveryStep, Recryptor,
+    Release, Resume, Rotation, RotationNotes, RotationParams, StageParams, Zone,
 };
 pub use repair::RepairReport;
 

@@ -41,6 +41,9 @@ pub(super) fn measure(
         size_bytes: size_bytes - size_bytes % u64::from(block_bytes),
         block_bytes,
         physical_block_bytes: physical.max(block_bytes),
+        // Nobody promises more of a long write: the physical block may be torn while a part of it is
+        // made anew, and what statx(2) says of atomic writes holds for writes no longer than that.
+        atomic_write_bytes: block_bytes,
         discard: discard && !read_only,
         read_only,
     })

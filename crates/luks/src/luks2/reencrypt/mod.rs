@@ -21,7 +21,9 @@ pub(crate) use binding::KeyPair;
 pub use recover::{Recovery, RecoveryStep};
 pub use recrypt::Recryptor;
 pub use resilience::{Release, RotationParams};
-pub use rotation::{Armed, Finished, Pending, Progress, Resume, Rotation, Zone};
+pub use rotation::{
+    Armed, Finished, Pending, Progress, Protection, Protector, Resume, Rotation, Zone,
+};
 pub use stage::StageParams;
 pub(crate) use state::{Reencryption, State};
 pub use token::RotationNotes;

@@ -24,13 +24,14 @@ use sealblk_secret::SecretBytes;
 
 use super::super::commit::{Chain, Script};
 use super::super::edit::gaps;
+use super::super::model::Area;
 use super::super::{Luks2, Metadata};
 use super::binding::KeyPair;
 use super::forms::{self, Form};
 use super::recover::Recovery;
 use super::recrypt::Recryptor;
 use super::resilience::{Release, RotationParams};
-use super::state::{Reencryption, State};
+use super::state::{Reencryption, Resilience, State};
 use super::wipe::wipe;
 use crate::error::LuksError;
 use crate::header::Unlocked;
@@ -74,6 +75,39 @@ pub struct Zone {
     pub volume_offset_bytes: u64,
     /// Length.
     pub len_bytes: u64,
+}
+
+/// Makes what protects ranges: of the old ciphertext alone, so it can be done ahead.
+#[derive(Debug, Clone, Copy)]
+pub struct Protector {
+    area: Area,
+    resilience: Resilience,
+}
+
+/// What protects one range.
+#[derive(Debug)]
+pub struct Protection {
+    zone: Zone,
+    area: Area,
+    content: Vec<u8>,
+}
+
+impl Protector {
+    /// What protects `zone`, whose content is `old_ciphertext`.
+    ///
+    /// # Errors
+    /// [`LuksError::BadParameter`] when `old_ciphertext` is not the zone's length.
+    pub fn protect(&self, zone: Zone, old_ciphertext: &[u8]) -> Result<Protection, LuksError> {
+        if old_ciphertext.len() as u64 != zone.len_bytes {
+            return Err(LuksError::BadParameter(format!(
+                "{} bytes of old ciphertext for a zone of {}",
+                old_ciphertext.len(),
+                zone.len_bytes
+            )));
+        }
+        let content = self.resilience.area_content(self.area, old_ciphertext);
+        Ok(Protection { zone, area: self.area, content })
+    }
 }
 
 /// Where a rotation can be taken up.
@@ -178,9 +212,13 @@ impl Core {
 
     /// The zone that begins at `start`, unless nothing is left.
     fn zone(&self, start: u64) -> Option<Zone> {
+        self.zone_of(start, self.params.zone_bytes)
+    }
+
+    fn zone_of(&self, start: u64, zone_bytes: u64) -> Option<Zone> {
         let unit = u64::from(self.params.unit_bytes(self.found.sector_bytes));
         let limit = self.found.resilience.zone_limit_bytes(self.found.area);
-        let longest = self.params.zone_bytes.min(limit) / unit * unit;
+        let longest = zone_bytes.max(unit).min(limit) / unit * unit;
         let len_bytes = longest.min(self.end.checked_sub(start)?);
         (len_bytes > 0).then_some(Zone {
             start_bytes: start,
@@ -318,19 +356,44 @@ impl Rotation {
     /// # Errors
     /// [`LuksError::BadParameter`] when `old_ciphertext` is not the zone's length.
     pub fn arm(self, old_ciphertext: &[u8]) -> Result<Pending<Armed>, LuksError> {
-        let zone = self.zone()?;
-        if old_ciphertext.len() as u64 != zone.len_bytes {
+        let protection = self.protector().protect(self.zone()?, old_ciphertext)?;
+        self.arm_with(protection)
+    }
+
+    /// Makes what protects a range; it may be made before the range's turn comes.
+    pub fn protector(&self) -> Protector {
+        Protector { area: self.0.found.area, resilience: self.0.found.resilience }
+    }
+
+    /// How a range in work is protected: `checksum` or `journal`.
+    pub fn resilience(&self) -> &'static str {
+        self.0.found.resilience.name()
+    }
+
+    /// As [`Self::arm`], with what [`Self::protector`] has made of the range's old ciphertext. It must
+    /// still be what lies there.
+    ///
+    /// # Errors
+    /// [`LuksError::BadParameter`] when it was made for another range.
+    pub fn arm_with(self, protection: Protection) -> Result<Pending<Armed>, LuksError> {
+        let Protection { zone, area, content } = protection;
+        let core = self.0;
+        let next = core.zone_of(
+            match core.found.state() {
+                State::Clean { done } => done,
+                State::Crash { .. } | State::Finished => core.end,
+            },
+            zone.len_bytes,
+        );
+        if next != Some(zone) || area != core.found.area {
             return Err(LuksError::BadParameter(format!(
-                "{} bytes of old ciphertext for a zone of {}",
-                old_ciphertext.len(),
-                zone.len_bytes
+                "the protection of the range at {} is not for the one that is next",
+                zone.start_bytes
             )));
         }
-        let core = self.0;
-        let (area, resilience) = (core.found.area, core.found.resilience);
         let last = zone.start_bytes + zone.len_bytes >= core.end;
         let mut script = core.script();
-        script.write(area.offset, resilience.area_content(area, old_ciphertext));
+        script.write(area.offset, content);
         // R3: the area is durable before a header relies on it.
         script.flush();
         let form = Form::Hot { start: zone.start_bytes, len: zone.len_bytes, last };
@@ -350,6 +413,11 @@ impl Armed {
     /// The range in work.
     pub fn zone(&self) -> Zone {
         self.zone
+    }
+
+    /// The range after it, of this length at most; none after the last.
+    pub fn zone_after(&self, zone_bytes: u64) -> Option<Zone> {
+        self.core.zone_of(self.zone.start_bytes + self.zone.len_bytes, zone_bytes)
     }
 
     /// When guests may write into it again.

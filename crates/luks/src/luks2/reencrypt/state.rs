@@ -60,6 +60,14 @@ pub(super) enum Resilience {
 }
 
 impl Resilience {
+    /// As the reencrypt keyslot's area has it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Checksum { .. } => "checksum",
+            Self::Journal => "journal",
+        }
+    }
+
     /// The longest range that the area protects.
     pub(super) fn zone_limit_bytes(self, area: Area) -> u64 {
         let room = match self {

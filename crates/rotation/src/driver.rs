@@ -1,0 +1,522 @@
+//! The loop of a rotation: zone after zone, beside the guest, until all data has the new key.
+//!
+//! ```text
+//! prepare(next): watch, read, checksums, new ciphertext      nobody waits for this
+//! hold_writes(zone)        (written to since it was read? read and prepare again)
+//!   area, flush, hot header
+//! serve_from(old ciphertext)
+//!   write the new ciphertext            prepare(next zone) goes on beside it
+//! publish                  checksums: here
+//!   flush, header that says it is done
+//! publish                  journal: here
+//! ```
+//!
+//! Contract: blocking, on a thread of its own. Stops and pauses only between two zones. When the
+//! storage fails, what is known of the header is dropped; writes to the zone are held while it is
+//! recovered from what the header on the volume says, again and again until that works.
+//! Invariant: `in_doubt` is the zone for which the header on the volume may say that it is in work;
+//! while there is one, no guest writes to it unless its new ciphertext is all written.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sealblk_block::{Extent, SECTOR_BYTES, in_one_line};
+use sealblk_cipher::Implementation;
+use sealblk_luks::{
+    Finished, Header, Plan, Policy, Progress as Moved, Protection, Protector, Recryptor, Release,
+    Rotation, Unlocked, Zone,
+};
+use sealblk_volume::{AlignedBuf, Volume};
+
+use crate::controls::{Controls, Meter, Phase, Watch, Wishes};
+use crate::error::{RotationError, Trouble};
+use crate::gate::Gate;
+use crate::lock::HeaderLock;
+use crate::mover::{Gait, Mover, Way};
+use crate::pace::{Pace, Step};
+use crate::recover::{TakenUp, params, try_take_up};
+use crate::storage::{Reader, carry_out_or_trouble, random};
+
+/// First wait before recovery is tried again, and the longest.
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// New ciphertext is made in pieces of this size, in bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How a rotation left its thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All data has the new key, and nothing of the old one is left.
+    Completed,
+    /// It was told to stop, between two zones: it can be taken up there.
+    Stopped,
+    /// The disk is no longer served: it is taken up at the next start.
+    Ended,
+}
+
+/// What a rotation needs.
+pub struct Job<'a> {
+    /// The volume.
+    pub volume: &'a Arc<dyn Volume>,
+    /// Both keys.
+    pub unlocked: &'a Unlocked,
+    /// Where it is.
+    pub rotation: Rotation,
+    /// The data path.
+    pub gate: &'a mut dyn Gate,
+    /// What is wanted.
+    pub controls: &'a Controls,
+    /// Where it tells how far it is.
+    pub watch: &'a Watch,
+}
+
+/// Rotates until the end, or until it is told to stop. The data path must have the rotation's
+/// segments already.
+///
+/// # Errors
+/// What makes no sense to try again: the volume is between two zones and as usable as before.
+pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
+    let Job { volume, unlocked, rotation, gate, controls, watch } = job;
+    let mover = Mover::new(&**volume).map_err(RotationError::System)?;
+    let mut driver = Driver {
+        volume,
+        unlocked,
+        gate,
+        controls,
+        watch,
+        mover,
+        meter: Meter::new(Instant::now()),
+        spare: Vec::new(),
+        ahead: None,
+        held: None,
+        in_doubt: None,
+    };
+    watch.update(|progress| {
+        progress.phase = Phase::Running;
+        progress.done_bytes = rotation.done_bytes();
+        progress.total_bytes = rotation.total_bytes();
+        progress.trouble = None;
+    });
+    let mut next = Some(rotation);
+    loop {
+        let result = match next.take() {
+            Some(rotation) => driver.zones(rotation),
+            None => driver.conclude(),
+        };
+        match result {
+            Ok(outcome) => return Ok(outcome),
+            Err(Trouble::Ended) => return Ok(Outcome::Ended),
+            Err(Trouble::Hopeless(error)) => {
+                driver.hopeless(&error);
+                return Err(error);
+            }
+            Err(Trouble::Storage { what, flush }) => match driver.recover(&what, flush)? {
+                Some(rotation) => next = rotation,
+                None => return Ok(Outcome::Stopped),
+            },
+        }
+    }
+}
+
+/// A zone that was read, with all that could be made of it in advance.
+struct Prepared {
+    zone: Zone,
+    old: AlignedBuf,
+    new: AlignedBuf,
+    protection: Protection,
+}
+
+/// The zone whose writes are held.
+struct Held {
+    since: Instant,
+    /// Its old ciphertext, once it is known.
+    old: Option<Arc<AlignedBuf>>,
+    /// Reads are served from it.
+    served: bool,
+}
+
+struct Driver<'a> {
+    volume: &'a Arc<dyn Volume>,
+    unlocked: &'a Unlocked,
+    gate: &'a mut dyn Gate,
+    controls: &'a Controls,
+    watch: &'a Watch,
+    mover: Mover,
+    meter: Meter,
+    /// Buffers that are not in use.
+    spare: Vec<AlignedBuf>,
+    /// The zone that is being read ahead; the buffer for its new ciphertext.
+    ahead: Option<(Zone, AlignedBuf)>,
+    held: Option<Held>,
+    in_doubt: Option<Extent>,
+}
+
+impl Driver<'_> {
+    /// Moves zones until there are no more.
+    fn zones(&mut self, mut rotation: Rotation) -> Result<Outcome, Trouble> {
+        let mut recryptor = rotation.recryptor(Implementation::Auto)?;
+        let protector = rotation.protector();
+        let mut pace = Pace::new();
+        let mut step = Pace::first(&self.controls.wishes());
+        let mut prepared = None;
+        // What guests did before the rotation is none of its business.
+        let _ = self.gate.load();
+        loop {
+            let begun = Instant::now();
+            let wishes = self.between_zones(step.rest)?;
+            if wishes.stop {
+                self.give_up_reading();
+                self.flush()?;
+                return Ok(Outcome::Stopped);
+            }
+            let work = Instant::now();
+            rotation.set_zone_bytes(step.zone_bytes);
+            let this = match prepared.take() {
+                Some(prepared) => prepared,
+                None => {
+                    self.start_reading(rotation.zone()?, &step)?;
+                    self.finish_reading(&protector, &mut recryptor)?
+                }
+            };
+            rotation.set_zone_bytes(this.zone.len_bytes);
+            let (moved, zone) = (this.zone.len_bytes, this.zone);
+            let (progress, next) = self.zone(rotation, this, &step, &protector, &mut recryptor)?;
+            let now = Instant::now();
+            let rate = self.meter.count(moved, now);
+            self.watch.update(|progress| {
+                progress.done_bytes = zone.start_bytes + moved;
+                progress.zone_bytes = moved;
+                progress.rate_bytes = rate;
+            });
+            match progress {
+                Moved::More(more) => rotation = more,
+                Moved::Done(finished) => {
+                    self.give_up_reading();
+                    return self.finish(finished);
+                }
+            }
+            prepared = next;
+            let load = self.gate.load();
+            let (worked, since) = (now - work, now - begun);
+            step = pace.next(&self.controls.wishes(), moved, worked, since, &load);
+        }
+    }
+
+    /// Rests as the pace and the operator want.
+    fn between_zones(&mut self, rest: Duration) -> Result<Wishes, Trouble> {
+        let mut wishes = self.controls.wishes();
+        if !rest.is_zero() && !wishes.stop && !wishes.pause {
+            self.watch.update(|progress| progress.phase = Phase::Throttled);
+            wishes = self.controls.rest(rest);
+        }
+        if wishes.pause && !wishes.stop {
+            self.flush()?;
+            self.watch.update(|progress| {
+                (progress.phase, progress.rate_bytes) = (Phase::Paused, 0);
+            });
+            while wishes.pause && !wishes.stop {
+                wishes = self.controls.wait();
+            }
+        }
+        self.watch.update(|progress| progress.phase = Phase::Running);
+        Ok(wishes)
+    }
+
+    /// One zone; gives what follows, with the next zone if it was prepared meanwhile.
+    fn zone(
+        &mut self,
+        rotation: Rotation,
+        mut this: Prepared,
+        step: &Step,
+        protector: &Protector,
+        recryptor: &mut Recryptor,
+    ) -> Result<(Moved, Option<Prepared>), Trouble> {
+        let (zone, extent) = (this.zone, extent(this.zone));
+        let since = Instant::now();
+        let dirty = self.gate.hold_writes(extent)?;
+        self.held = Some(Held { since, old: None, served: false });
+        if dirty {
+            // Nobody writes to it any more: what is read now stays true.
+            let Prepared { old, new, .. } = this;
+            self.spare.extend([old, new]);
+            self.read(zone, Gait::FAST)?;
+            this = self.finish_reading(protector, recryptor)?;
+        }
+        let Prepared { old, new, protection, .. } = this;
+        let old = Arc::new(old);
+        if let Some(held) = &mut self.held {
+            held.old = Some(old.clone());
+        }
+        let pending = rotation.arm_with(protection)?;
+        self.in_doubt = Some(extent);
+        self.header(pending.plan())?;
+        let armed = pending.carried_out();
+        self.serve_from_memory()?;
+
+        let len = usize::try_from(zone.len_bytes).unwrap_or(usize::MAX);
+        let gait = gait(step);
+        self.mover.start_write(new, zone.volume_offset_bytes, len, gait);
+        let mut next = None;
+        if let Some(zone) = armed.zone_after(step.zone_bytes).filter(|_| !step.gentle) {
+            self.start_reading(zone, step)?;
+            next = Some(self.finish_reading(protector, recryptor)?);
+        }
+        let written = self.mover.wait(Way::Out);
+        if let Some((new, result)) = written {
+            self.spare.push(new);
+            result?;
+        }
+        let after = armed.segments_after()?;
+        let released = armed.release();
+        if released == Release::Written {
+            self.release(&after)?;
+        }
+        let pending = armed.commit()?;
+        self.header(pending.plan())?;
+        self.in_doubt = None;
+        if released == Release::Committed {
+            self.release(&after)?;
+        }
+        if let Ok(old) = Arc::try_unwrap(old) {
+            self.spare.push(old);
+        }
+        Ok((pending.carried_out(), next))
+    }
+
+    /// Watches a zone and starts to read it.
+    fn start_reading(&mut self, zone: Zone, step: &Step) -> Result<(), Trouble> {
+        self.gate.watch(extent(zone))?;
+        self.read(zone, gait(step))
+    }
+
+    fn read(&mut self, zone: Zone, gait: Gait) -> Result<(), Trouble> {
+        let len = usize::try_from(zone.len_bytes).unwrap_or(usize::MAX);
+        let (old, new) = (self.buffer(len)?, self.buffer(len)?);
+        self.mover.start_read(old, zone.volume_offset_bytes, len, gait);
+        self.ahead = Some((zone, new));
+        Ok(())
+    }
+
+    /// Waits for the zone that is being read, and makes of it what can be made.
+    fn finish_reading(
+        &mut self,
+        protector: &Protector,
+        recryptor: &mut Recryptor,
+    ) -> Result<Prepared, Trouble> {
+        let (Some((zone, mut new)), Some((old, read))) =
+            (self.ahead.take(), self.mover.wait(Way::In))
+        else {
+            return Err(Trouble::Hopeless(RotationError::Refused(
+                "a defect: no zone is read".into(),
+            )));
+        };
+        if let Err(failed) = read {
+            self.spare.extend([old, new]);
+            return Err(failed.into());
+        }
+        let len = usize::try_from(zone.len_bytes).unwrap_or(usize::MAX);
+        let (ciphertext, target) = (&old.as_slice()[..len], &mut new.as_mut_slice()[..len]);
+        let protection = protector.protect(zone, ciphertext)?;
+        let mut at = zone.start_bytes;
+        for (from, to) in ciphertext.chunks(PIECE_BYTES).zip(target.chunks_mut(PIECE_BYTES)) {
+            // While it is in the processor's cache.
+            to.copy_from_slice(from);
+            recryptor.recrypt(at, to);
+            at += from.len() as u64;
+        }
+        Ok(Prepared { zone, old, new, protection })
+    }
+
+    /// What is being read ahead is not needed.
+    fn give_up_reading(&mut self) {
+        if let Some((old, _)) = self.mover.wait(Way::In) {
+            self.spare.push(old);
+        }
+        if let Some((_, new)) = self.ahead.take() {
+            self.spare.push(new);
+        }
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<AlignedBuf, Trouble> {
+        if let Some(index) = self.spare.iter().position(|buf| buf.len() >= len) {
+            return Ok(self.spare.swap_remove(index));
+        }
+        // Those that are too short would never be used again.
+        self.spare.clear();
+        AlignedBuf::new(len).map_err(|error| Trouble::Hopeless(RotationError::System(error)))
+    }
+
+    /// Reads of the zone are served from its old ciphertext, if we have it.
+    fn serve_from_memory(&mut self) -> Result<(), Trouble> {
+        if let Some(held) = &mut self.held
+            && let Some(old) = held.old.take()
+            && !held.served
+        {
+            self.gate.serve_from(&old)?;
+            held.served = true;
+        }
+        Ok(())
+    }
+
+    /// The data path goes on with these segments.
+    fn release(&mut self, segments: &[sealblk_cipher::SegmentSpec]) -> Result<(), Trouble> {
+        self.gate.publish(segments)?;
+        if let Some(held) = self.held.take() {
+            let time = held.since.elapsed();
+            self.watch.update(|progress| progress.held_max = progress.held_max.max(time));
+        }
+        Ok(())
+    }
+
+    /// Carries out a header's plan, with cryptsetup's lock where there is one to be had.
+    fn header(&mut self, plan: &Plan) -> Result<(), Trouble> {
+        let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
+        carry_out_or_trouble(&**self.volume, plan)
+    }
+
+    fn flush(&mut self) -> Result<(), Trouble> {
+        self.volume.flush().map_err(|error| Trouble::Storage {
+            what: format!("flushing: {}", in_one_line(&error)),
+            flush: true,
+        })
+    }
+
+    /// All data has the new key: destroys what is left of the old one.
+    fn finish(&mut self, finished: Finished) -> Result<Outcome, Trouble> {
+        self.header(&finished.wipe(&mut random)?)?;
+        self.watch.update(|progress| progress.phase = Phase::Done);
+        Ok(Outcome::Completed)
+    }
+
+    /// Recovery found nothing left to be moved, and has wiped what was to be wiped.
+    fn conclude(&mut self) -> Result<Outcome, Trouble> {
+        self.watch.update(|progress| {
+            progress.done_bytes = progress.total_bytes;
+            progress.phase = Phase::Done;
+        });
+        Ok(Outcome::Completed)
+    }
+
+    /// After trouble with the storage: until it works, or until told to stop (none). The inner
+    /// none: nothing is left to be moved.
+    fn recover(
+        &mut self,
+        what: &str,
+        flush: bool,
+    ) -> Result<Option<Option<Rotation>>, RotationError> {
+        if flush {
+            self.gate.flush_failed();
+        }
+        // Nothing of ours may arrive at the volume later.
+        for way in [Way::In, Way::Out] {
+            if let Some((buf, _)) = self.mover.wait(way) {
+                self.spare.push(buf);
+            }
+        }
+        self.ahead = None;
+        tracing::warn!(
+            volume = self.volume.uri(),
+            what,
+            "the storage fails a rotation: recovering"
+        );
+        self.watch.update(|progress| {
+            progress.phase = Phase::Stuck;
+            progress.trouble = Some(format!("{}: {what}; trying again", self.volume.uri()));
+        });
+        let mut wait = BACK_OFF_MIN;
+        loop {
+            match self.try_recover() {
+                Ok(rotation) => {
+                    tracing::info!(volume = self.volume.uri(), "the rotation has recovered");
+                    self.watch.update(|progress| {
+                        progress.phase = Phase::Running;
+                        progress.trouble = None;
+                    });
+                    return Ok(Some(rotation));
+                }
+                Err(Trouble::Ended) => return Ok(None),
+                Err(Trouble::Hopeless(error)) => {
+                    self.hopeless(&error);
+                    return Err(error);
+                }
+                Err(Trouble::Storage { what, flush }) => {
+                    if flush {
+                        self.gate.flush_failed();
+                    }
+                    let uri = self.volume.uri();
+                    self.watch.update(|progress| {
+                        progress.trouble = Some(format!("{uri}: {what}; trying again"));
+                    });
+                }
+            }
+            let end = Instant::now() + wait;
+            loop {
+                let left = end.saturating_duration_since(Instant::now());
+                if self.controls.rest(left).stop {
+                    return Ok(None);
+                }
+                if left.is_zero() {
+                    break;
+                }
+            }
+            wait = (wait * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    fn try_recover(&mut self) -> Result<Option<Rotation>, Trouble> {
+        if let Some(zone) = self.in_doubt
+            && self.held.is_none()
+        {
+            // It was released already; recovery must not race with its guests.
+            self.gate.hold_writes(zone)?;
+            let since = Instant::now();
+            self.held = Some(Held { since, old: None, served: true });
+        }
+        self.serve_from_memory()?;
+        if self.held.is_some() {
+            self.gate.stuck();
+        }
+        let policy = Policy { luks1: false, luks2: true };
+        let zone_bytes = self.controls.wishes().zone_bytes;
+        let params = params(&**self.volume, zone_bytes);
+        let TakenUp { segments, rotation, .. } = {
+            let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
+            try_take_up(&**self.volume, &policy, self.unlocked, params)?
+        };
+        self.in_doubt = None;
+        self.release(&segments)?;
+        Ok(rotation)
+    }
+
+    /// The rotation ends without an end. Guests must not wait for it: they go on with what the header
+    /// says, if it can be had.
+    fn hopeless(&mut self, error: &RotationError) {
+        let what = in_one_line(error);
+        tracing::error!(volume = self.volume.uri(), what, "the rotation can't go on");
+        self.give_up_reading();
+        let _ = self.mover.wait(Way::Out);
+        if self.in_doubt.is_none() && self.held.is_some() {
+            let policy = Policy { luks1: false, luks2: true };
+            let header = Header::load(&mut Reader(&**self.volume), &policy);
+            let size_bytes = self.volume.geometry().size_bytes;
+            let segments = header.and_then(|header| header.segments(self.unlocked, size_bytes));
+            match segments {
+                Ok(segments) => drop(self.release(&segments)),
+                Err(_) => self.gate.stuck(),
+            }
+        } else if self.held.is_some() {
+            self.gate.stuck();
+        }
+        self.watch.update(|progress| progress.trouble = Some(what));
+    }
+}
+
+/// In guest sectors.
+fn extent(zone: Zone) -> Extent {
+    Extent::new(zone.start_bytes / SECTOR_BYTES, zone.len_bytes / SECTOR_BYTES)
+}
+
+fn gait(step: &Step) -> Gait {
+    if step.gentle { Gait::GENTLE } else { Gait::FAST }
+}

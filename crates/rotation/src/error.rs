@@ -1,0 +1,73 @@
+//! Why a rotation doesn't go on.
+
+use std::io;
+
+use sealblk_block::{VolumeError, in_one_line};
+use sealblk_luks::LuksError;
+
+use crate::gate::Ended;
+use crate::mover::Failed;
+
+/// A rotation can't begin, or not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotationError {
+    /// The storage failed.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The header doesn't allow it, or holds nonsense.
+    #[error(transparent)]
+    Luks(#[from] LuksError),
+    /// Not with this volume, or not now.
+    #[error("{0}")]
+    Refused(String),
+    /// No memory or no ring for it.
+    #[error("what a rotation needs of the system")]
+    System(#[source] io::Error),
+}
+
+/// What interrupted a rotation.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The storage failed: recover, and go on.
+    Storage {
+        /// For a person.
+        what: String,
+        /// It was a flush.
+        flush: bool,
+    },
+    /// The data path is gone.
+    Ended,
+    /// It makes no sense to try again.
+    Hopeless(RotationError),
+}
+
+impl From<Ended> for Trouble {
+    fn from(_: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+impl From<LuksError> for Trouble {
+    fn from(error: LuksError) -> Self {
+        match error {
+            LuksError::Read { .. } | LuksError::BothCopiesBad { .. } | LuksError::NotLuks(_) => {
+                Self::Storage { what: in_one_line(&error), flush: false }
+            }
+            other => Self::Hopeless(other.into()),
+        }
+    }
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Self {
+        let error = io::Error::from_raw_os_error(failed.errno);
+        let did = if failed.write { "writing" } else { "reading" };
+        let hint = match failed.errno {
+            libc::ENOSPC => " (a thin volume without room: give its pool more)",
+            _ => "",
+        };
+        let what = format!("{did} data at offset {}: {error}{hint}", failed.offset_bytes);
+        Self::Storage { what, flush: false }
+    }
+}

@@ -1,0 +1,68 @@
+//! Storage that fails at any I/O, once or for good: the data is right whatever happens, and the
+//! operator reads why.
+
+use super::*;
+use crate::Phase;
+
+/// I/Os of a whole rotation.
+fn count(shape: Shape) -> u64 {
+    let mut world = World::new(shape, 5);
+    let begun = world.begin();
+    world.faults.set(0..0, 0);
+    world.run(begun, &controls(), &Watch::default()).unwrap();
+    world.faults.done.load(SeqCst)
+}
+
+/// Every I/O of a rotation, each on one of the shapes: in all three they come in the same order.
+fn each() -> impl Iterator<Item = (u64, Shape)> {
+    let most = Shape::ALL.map(count).into_iter().max().unwrap_or(0);
+    (0..most).zip(Shape::ALL.into_iter().cycle())
+}
+
+#[test]
+fn any_io_may_fail_once_and_the_rotation_recovers_and_ends() {
+    let (mut recovered, mut flushes) = (0, 0);
+    let errnos = [libc::EIO, libc::ENOSPC].into_iter().cycle();
+    for ((number, shape), errno) in each().zip(errnos) {
+        let mut world = World::new(shape, 5);
+        let begun = world.begin();
+        world.faults.set(number..number + 1, errno);
+        let watch = Watch::default();
+        let outcome = world.run(begun, &controls(), &watch).unwrap();
+        assert_eq!(outcome, Outcome::Completed, "I/O {number}");
+        assert_eq!(watch.progress().trouble, None);
+        world.check_end();
+        recovered += u64::from(world.guest.stuck > 0);
+        flushes += world.guest.flushes_failed;
+    }
+    assert!(recovered > 10, "{recovered} times a zone was in doubt");
+    assert!(flushes > 5, "a flush that fails is told to the data path: {flushes}");
+}
+
+#[test]
+fn storage_that_stays_away_holds_the_rotation_and_nothing_is_lost() {
+    for (number, shape) in each() {
+        let mut world = World::new(shape, 5);
+        let begun = world.begin();
+        world.faults.set(number..u64::MAX, libc::EIO);
+        let (controls, watch) = (controls(), Watch::default());
+        let (operator, seen) = (controls.clone(), watch.clone());
+        let operator = std::thread::spawn(move || {
+            loop {
+                let progress = seen.progress();
+                if let Some(trouble) = progress.trouble {
+                    operator.change(|wishes| wishes.stop = true);
+                    return (progress.phase, trouble);
+                }
+                std::thread::yield_now();
+            }
+        });
+        let outcome = world.run(begun, &controls, &watch).unwrap();
+        assert_eq!(outcome, Outcome::Stopped, "I/O {number}");
+        let (phase, trouble) = operator.join().unwrap();
+        assert_eq!(phase, Phase::Stuck);
+        assert!(trouble.contains("flaky") && trouble.contains("os error 5"), "{trouble}");
+        world.faults.set(0..0, 0);
+        world.reopen_and_finish();
+    }
+}

@@ -104,6 +104,7 @@ fn a_header_of_another_version_or_volume_is_refused() {
         label: String::new(),
         subsystem: String::new(),
         token: None,
+        created_at: None,
     };
     let mut next = 0_u8;
     let mut random = |bytes: &mut [u8]| {

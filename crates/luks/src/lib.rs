@@ -26,7 +26,7 @@ pub use header::{Header, Policy, RotationStatus, Unlocked, repair};
 pub use io::{Plan, Random, ReadAt, Step};
 pub use kdf::{KdfLimits, SlotKdf};
 pub use luks2::{
-    Armed, Finished, FormatParams, KmsToken, NewKeyslot, Pending, Progress, Recovery, RecoveryStep,
+    Armed, Finished, FormatParams, KeyAge, KmsToken, NewKeyslot, Pending, Progress, Recovery, RecoveryStep,
     Recryptor, Release, RepairReport, Resume, Rotation, RotationNotes, RotationParams, StageParams,
     Zone, format,
 };

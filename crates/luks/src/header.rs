@@ -431,9 +431,9 @@ impl Header {
     ) -> Result<Plan, LuksError> {
         self.check_editable()?;
         match &self.0 {
-            Kind::V1(_) => Err(LuksError::BadParameter(
-                "LUKS1 has no place for the age of its keys".into(),
-            )),
+            Kind::V1(_) => {
+                Err(LuksError::BadParameter("LUKS1 has no place for the age of its keys".into()))
+            }
             Kind::V2(header) => header.set_key_age(io, age, random),
         }
     }

@@ -204,8 +204,15 @@ pub fn known_age(header: &Header, read_only: bool, ages: &Ages) -> KnownAge {
             None
         })
     };
-    let age = useful(header.key_age()).or_else(|| useful(ages.read(&header.uuid())));
-    KnownAge { age: age.unwrap_or_default(), place, trouble }
+    let mut age = useful(header.key_age()).unwrap_or_default();
+    if age.volume_key_since.is_none()
+        && let Some(kept) = useful(ages.read(&header.uuid()))
+    {
+        age.volume_key_since = kept.volume_key_since;
+        age.secret_since = age.secret_since.or(kept.secret_since);
+        age.rotations = age.rotations.max(kept.rotations);
+    }
+    KnownAge { age, place, trouble }
 }
 
 #[cfg(test)]

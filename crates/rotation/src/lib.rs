@@ -19,7 +19,7 @@ pub use ages::{AgeError, Ages, KnownAge, Place, is_uuid, known_age};
 pub use gate::{Ended, Gate, Load, NoGuests};
 pub use lock::HeaderLock;
 pub use schedule::{
-    ASK_AGAIN, CLOCK_SET_AFTER, Decision, Due, Oddity, Schedule, UnknownAge, Window, Windows, decide,
-    parse_duration, parse_size, utc_date, utc_time,
+    ASK_AGAIN, CLOCK_SET_AFTER, Decision, Due, Oddity, Schedule, UnknownAge, Window, Windows,
+    decide, parse_duration, parse_size, utc_date, utc_time,
 };
 pub use storage::{Reader, carry_out, random};

@@ -64,7 +64,11 @@ mod tests {
     #[test]
     fn every_day_is_the_one_after_the_day_before() {
         let length = |year: u64, month: u64| match month {
-            2 if year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400) => 29,
+            2 if year.is_multiple_of(4) && !year.is_multiple_of(100)
+                || year.is_multiple_of(400) =>
+            {
+                29
+            }
             2 => 28,
             4 | 6 | 9 | 11 => 30,
             _ => 31,

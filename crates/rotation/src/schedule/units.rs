@@ -82,7 +82,19 @@ mod tests {
     #[test]
     fn what_is_no_size_is_refused() {
         for text in [
-            "", "G", "-1", "+1", "1.5G", "10GB", "10X", "10 G", "1GG", "iB", "0", "1iB", "20000000T",
+            "",
+            "G",
+            "-1",
+            "+1",
+            "1.5G",
+            "10GB",
+            "10X",
+            "10 G",
+            "1GG",
+            "iB",
+            "0",
+            "1iB",
+            "20000000T",
         ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
@@ -102,7 +114,8 @@ mod tests {
             let expected = Duration::from_secs(seconds) + Duration::from_micros(micros);
             assert_eq!(parse_duration(text), Ok(expected), "{text}");
         }
-        for text in ["", "5", "d", "5m", "-1d", "+1d", "1.5d", "1y", "1d1h", "1D", "99999999999999w"]
+        for text in
+            ["", "5", "d", "5m", "-1d", "+1d", "1.5d", "1y", "1d1h", "1D", "99999999999999w"]
         {
             assert!(parse_duration(text).is_err(), "{text}");
         }

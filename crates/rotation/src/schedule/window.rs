@@ -12,7 +12,8 @@ const WEEK: u64 = 7 * DAY;
 /// 1970-01-01 was a Thursday, and weeks begin with Monday.
 const EPOCH_IN_WEEK: u64 = 3 * DAY;
 
-const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+const DAYS: [&str; 7] =
+    ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
 /// Times of day end with it: `24:00` is midnight at the day's end.
 const DAY_MINUTES: u64 = 24 * 60;

@@ -57,7 +57,7 @@ pub(crate) struct DaemonConfig {
     pub(crate) log_level: Option<String>,
     pub(crate) log_format: LogFormat,
     /// Directory for what no volume has a place for; see [`Self::state_dir`].
-    state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 impl DaemonConfig {

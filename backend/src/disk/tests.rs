@@ -3,13 +3,17 @@ use sealblk_ring::Ring;
 use sealblk_secret::SecretBytes;
 use sealblk_volume::{Lane, MemoryVolume};
 
+use std::io;
+
+use sealblk_block::in_one_line;
+
 use super::*;
 use crate::config;
 
 /// A volume's section with these lines more.
 fn config(lines: &str) -> VolumeConfig {
     let text = format!("name = \"a\"\nuri = \"file:/a\"\nsocket = \"/a.sock\"\n{lines}");
-    config::volume(toml::from_str(&text).unwrap()).unwrap()
+    config::volume(toml::from_str(&text).unwrap(), &Default::default()).unwrap()
 }
 
 /// A volume whose flushes fail.

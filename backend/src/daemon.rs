@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use sealblk_block::in_one_line;
+use sealblk_rotation::Ages;
 use sealblk_secret::Protection;
 use sealblk_session::{Event, Session, StopHandle};
 use tokio::net::UnixListener;
@@ -37,8 +38,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let Config { daemon, volumes } = config;
     // A QEMU that connects waits for our answers, and its guest with it: sockets come last.
+    let ages = Ages::new(daemon.state_dir());
     let opened = tokio::select! {
-        opened = open_all(volumes) => opened?,
+        opened = open_all(volumes, &ages) => opened?,
         name = signals.next() => {
             tracing::info!(signal = name, "told to end before the start was complete");
             return Ok(());
@@ -129,17 +131,17 @@ impl Signals {
 
 /// Opens all volumes at the same time, each on a thread of its own: storage and key sources may
 /// be slow, and key derivation takes a core. (Memory-hard ones queue up inside `sealblk-luks`.)
-async fn open_all(volumes: Vec<VolumeConfig>) -> anyhow::Result<Vec<Opened>> {
+async fn open_all(volumes: Vec<VolumeConfig>, ages: &Ages) -> anyhow::Result<Vec<Opened>> {
     let (done, answers) = mpsc::unbounded_channel();
     let count = volumes.len();
     for (index, config) in volumes.into_iter().enumerate() {
         let title = format!("volume {:?} ({})", config.name, config.uri);
-        let (done, thread_title) = (done.clone(), title.clone());
+        let (done, thread_title, ages) = (done.clone(), title.clone(), ages.clone());
         thread::Builder::new()
             .name("open".to_owned())
             .spawn(move || {
                 // The receiver is gone when another volume failed first.
-                let _ = done.send((index, disk::open(config).context(thread_title)));
+                let _ = done.send((index, disk::open(config, &ages).context(thread_title)));
             })
             .with_context(|| format!("{title}: no thread to open it"))?;
     }

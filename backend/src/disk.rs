@@ -12,12 +12,13 @@ use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
 use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
 use sealblk_engine::{Disk, EngineConfig};
 use sealblk_keys::KeySource;
-use sealblk_luks::{Header, KdfLimits, LuksError, Policy, ReadAt};
-use sealblk_rotation::Reader;
+use sealblk_luks::{Header, KdfLimits, LuksError, Policy, ReadAt, RotationStatus};
+use sealblk_rotation::{Ages, Reader, known_age};
 use sealblk_session::StopHandle;
 use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_volume::{OpenOptions, Volume};
 
+use crate::aging::Aging;
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::host::Host;
 use crate::mend::mend_header;
@@ -47,6 +48,7 @@ pub(crate) struct Opened {
     pub(crate) host: Host,
     volume: Arc<dyn Volume>,
     status: VolumeStatus,
+    aging: Option<Aging>,
 }
 
 impl Opened {
@@ -54,6 +56,7 @@ impl Opened {
     pub(crate) fn view(&self, session: StopHandle) -> View {
         View {
             fixed: self.status.clone(),
+            aging: self.aging.clone(),
             asked: self.host.asked(),
             stats: self.host.stats(),
             session,
@@ -74,14 +77,15 @@ impl Opened {
     }
 }
 
-/// Opens the volume, unlocks it, and starts its queue threads.
-pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
+/// Opens the volume, unlocks it, and starts its queue threads. What no volume has a place for is in
+/// `ages`.
+pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> {
     let options =
         OpenOptions { read_only: config.read_only, create_bytes: None, lock_wait: LOCK_WAIT };
     let volume = sealblk_volume::open(&config.uri, &options).map_err(nameless)?;
     let geometry = volume.geometry();
     let unlocked = match &config.protection {
-        Protection::Key(key) => unlock(&volume, key, &config)?,
+        Protection::Key(key) => unlock(&volume, key, &config, ages)?,
         Protection::Plain => {
             tracing::warn!(
                 disk = config.name,
@@ -138,6 +142,7 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
         host: Host::new(disk),
         volume,
         status,
+        aging: unlocked.aging,
     })
 }
 
@@ -145,12 +150,14 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
 struct Unlocked {
     segments: Vec<SegmentSpec>,
     encryption: Option<Encryption>,
+    aging: Option<Aging>,
 }
 
 fn unlock(
     volume: &Arc<dyn Volume>,
     key: &KeySource,
     config: &VolumeConfig,
+    ages: &Ages,
 ) -> anyhow::Result<Unlocked> {
     let name = config.name.as_str();
     let mut io = Reader(&**volume);
@@ -169,7 +176,21 @@ fn unlock(
     for warning in sealblk_cipher::warnings() {
         tracing::warn!(disk = name, "{warning}");
     }
-    Ok(Unlocked { segments, encryption })
+    let aging = Some(aging(&header, volume.geometry().read_only, config, ages));
+    Ok(Unlocked { segments, encryption, aging })
+}
+
+/// How old its keys are.
+fn aging(header: &Header, read_only: bool, config: &VolumeConfig, ages: &Ages) -> Aging {
+    let known = known_age(header, read_only, ages);
+    for reason in &known.trouble {
+        tracing::warn!(disk = config.name, "a note of its keys' age is of no use: {reason}");
+    }
+    Aging {
+        age: known.age,
+        schedule: config.rotation.schedule.clone(),
+        under_way: header.rotation_status().is_ok_and(|status| status != RotationStatus::None),
+    }
 }
 
 /// The header, if it is the one that the configuration expects. Storage can answer with an older
@@ -218,7 +239,7 @@ fn plain(geometry: Geometry) -> Unlocked {
         sector_bytes: geometry.block_bytes,
         crypt: None,
     };
-    Unlocked { segments: vec![segment], encryption: None }
+    Unlocked { segments: vec![segment], encryption: None, aging: None }
 }
 
 fn explain(error: LuksError, key: &KeySource, hint: Option<&str>) -> anyhow::Error {

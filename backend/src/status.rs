@@ -10,6 +10,7 @@ use sealblk_api::{Errors, QueueStatus, Requests, SessionState, Status, VolumeSta
 use sealblk_engine::{QueueCounts, QueueStats};
 use sealblk_session::StopHandle;
 
+use crate::aging::{Aging, wall_clock};
 use crate::control::Source;
 use crate::host::Asked;
 
@@ -23,6 +24,8 @@ pub(crate) struct Overview {
 /// One disk: what doesn't change, and where to look for what does.
 pub(crate) struct View {
     pub(crate) fixed: VolumeStatus,
+    /// None for a volume without keys.
+    pub(crate) aging: Option<Aging>,
     pub(crate) asked: Arc<Asked>,
     pub(crate) stats: Vec<Arc<QueueStats>>,
     pub(crate) session: StopHandle,
@@ -64,6 +67,7 @@ impl View {
                 (false, false) => SessionState::Waiting,
             },
             writeback: self.asked.writeback(),
+            key_age: self.aging.as_ref().map(|aging| aging.status(wall_clock())),
             queues: self.stats.iter().enumerate().map(queue).collect(),
             ..self.fixed.clone()
         }

@@ -13,6 +13,22 @@ fn age_of(image: &[u8]) -> KeyAge {
     load(image).unwrap().key_age().unwrap().unwrap()
 }
 
+fn after(shape: &Shape) -> KeyAge {
+    KeyAge {
+        volume_key_since: Some(BEGUN),
+        secret_since: Some(if shape.new_secret { BEGUN } else { BORN }),
+        rotations: 1,
+    }
+}
+
+/// Whether the header of a volume that was recovered from a crash notes the age that it should.
+pub(super) fn fits(shape: &Shape, image: &[u8]) -> Result<(), String> {
+    let over = load(image).unwrap().rotation_status().unwrap() == RotationStatus::None;
+    let expected = if over { after(shape) } else { KeyAge::new_at(BORN) };
+    let noted = age_of(image);
+    if noted == expected { Ok(()) } else { Err(format!("{noted:?} in place of {expected:?}")) }
+}
+
 #[test]
 fn keys_are_of_the_old_age_until_the_one_header_that_ends_the_rotation() {
     for (sector_bytes, journal, new_secret) in
@@ -21,11 +37,7 @@ fn keys_are_of_the_old_age_until_the_one_header_that_ends_the_rotation() {
         let shape = Shape { new_secret, ..Shape::new(sector_bytes, journal) };
         let mut driver = Driver::new(shape, 5);
         let mut rotation = driver.begin();
-        let after = KeyAge {
-            volume_key_since: Some(BEGUN),
-            secret_since: Some(if new_secret { BEGUN } else { BORN }),
-            rotations: 1,
-        };
+        let after = after(&shape);
         let finished = loop {
             assert_eq!(age_of(&driver.world.image), KeyAge::new_at(BORN), "{shape:?}");
             match driver.zone(rotation) {

@@ -156,6 +156,7 @@ impl Args {
                     poll_us: single.poll_us,
                     luks: single.luks,
                     uuid: single.uuid,
+                    rotation: None,
                 },
             );
         };

@@ -5,6 +5,7 @@
 //! the volume. Unknown fields are errors: a misspelt option must not be silently without effect.
 
 mod file;
+mod rotation;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,14 @@ use std::time::Duration;
 use sealblk_block::in_one_line;
 use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
+use sealblk_rotation::is_uuid;
 use sealblk_volume::Uri;
 use serde::Deserialize;
 
 use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, load};
+pub(crate) use rotation::{RotationPolicy, RotationSection};
 
 /// Most queues of one disk: a thread each. QEMU itself stops at 1024 (`VIRTIO_QUEUE_MAX`), and a
 /// guest has no use for more queues than processors.
@@ -30,6 +33,8 @@ const QUEUE_SIZES: std::ops::RangeInclusive<u16> = 32..=1024;
 pub(crate) const SERIAL_BYTES: usize = 20;
 /// Longest time to poll, in microseconds: beyond it a queue would never sleep.
 const MAX_POLL_US: u32 = 10_000;
+/// Where the daemon keeps what no volume has a place for; the unit in dist/ may write there.
+const STATE_DIR: &str = "/var/lib/sealblk";
 /// Longest path of a Unix socket (`sockaddr_un` has 108 bytes, the last is NUL).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -51,6 +56,15 @@ pub(crate) struct DaemonConfig {
     /// `tracing` filter, e.g. `info` or `info,sealblk_session=debug`.
     pub(crate) log_level: Option<String>,
     pub(crate) log_format: LogFormat,
+    /// Directory for what no volume has a place for; see [`Self::state_dir`].
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+impl DaemonConfig {
+    /// Where the daemon keeps what no volume has a place for: the age of LUKS1 volumes' keys.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR))
+    }
 }
 
 /// How log lines look.
@@ -131,6 +145,7 @@ pub(crate) struct VolumeConfig {
     pub(crate) luks: Option<u8>,
     /// The UUID that it must have; none: any.
     pub(crate) uuid: Option<String>,
+    pub(crate) rotation: RotationPolicy,
 }
 
 /// A vhost-user socket and who may connect: whoever may has the disk.
@@ -148,11 +163,14 @@ pub(crate) struct SocketConfig {
 #[error("{0}")]
 pub(crate) struct ConfigError(pub(crate) String);
 
-/// Checks one volume's section.
+/// Checks one volume's section. What it doesn't say about rotations, `for_all` does.
 ///
 /// # Errors
 /// What is wrong with it, without its name.
-pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
+pub(crate) fn volume(
+    section: VolumeSection,
+    for_all: &RotationSection,
+) -> Result<VolumeConfig, String> {
     let VolumeSection { name, uri, key, plain, socket, socket_group, socket_mode, .. } = section;
     if name.is_empty() || name.chars().any(char::is_control) {
         return Err("`name` must be some printable characters".into());
@@ -210,6 +228,7 @@ pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
     if let Some(uuid) = section.uuid.as_deref().filter(|uuid| !is_uuid(uuid)) {
         return Err(format!("`uuid` is {uuid:?}, which is none; `sealblk inspect` shows it"));
     }
+    let rotation = rotation_of(&section.rotation, for_all, &protection, section.read_only)?;
     Ok(VolumeConfig {
         name,
         uri,
@@ -229,16 +248,30 @@ pub(crate) fn volume(section: VolumeSection) -> Result<VolumeConfig, String> {
         poll,
         luks: section.luks,
         uuid: section.uuid,
+        rotation,
     })
 }
 
-/// Whether it is a UUID as text (RFC 9562 section 4).
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+/// How a volume is rotated. What is said for all doesn't hold for those that can't be.
+fn rotation_of(
+    own: &Option<RotationSection>,
+    for_all: &RotationSection,
+    protection: &Protection,
+    read_only: bool,
+) -> Result<RotationPolicy, String> {
+    let cannot = match protection {
+        Protection::Plain => Some("`plain = true` has no key"),
+        Protection::Key(_) if read_only => Some("nothing writes to a volume that is `read_only`"),
+        Protection::Key(_) => None,
+    };
+    match (own, cannot) {
+        (Some(_), Some(why)) => Err(format!("[volume.rotation]: {why}, so none can be replaced")),
+        (None, Some(_)) => Ok(RotationPolicy::default()),
+        (own, None) => {
+            let section = own.clone().unwrap_or_default().over(for_all);
+            section.policy().map_err(|what| format!("[volume.rotation]: {what}"))
+        }
+    }
 }
 
 /// The mode as told, else the usual one.
@@ -272,6 +305,10 @@ fn conflicts(config: &Config) -> Result<(), (Option<usize>, String)> {
     } else if config.daemon.control_group.is_some() {
         return Err((None, "`control_group` without `control`".into()));
     }
+    if !config.daemon.state_dir().is_absolute() {
+        let path = config.daemon.state_dir().display();
+        return Err((None, format!("`state_dir` {path} is no absolute path")));
+    }
     let (mut names, mut uris) = (HashSet::new(), HashSet::new());
     let mut sockets: HashSet<&Path> = config.daemon.control.as_deref().into_iter().collect();
     for (index, volume) in config.volumes.iter().enumerate() {
@@ -295,7 +332,7 @@ pub(crate) fn from_flags(
     daemon: DaemonConfig,
     section: VolumeSection,
 ) -> Result<Config, ConfigError> {
-    let volumes = vec![volume(section).map_err(ConfigError)?];
+    let volumes = vec![volume(section, &RotationSection::default()).map_err(ConfigError)?];
     let config = Config { daemon, volumes };
     conflicts(&config).map_err(|(_, text)| ConfigError(text))?;
     Ok(config)
@@ -333,7 +370,18 @@ impl Config {
                 volume.name, volume.socket.mode,
             )
         };
-        open.map(warn).collect()
+        let idle = self.volumes.iter().filter(|volume| {
+            let schedule = &volume.rotation.schedule;
+            schedule.max_key_age.is_none() && !schedule.windows.are_any_time()
+        });
+        let no_age = |volume: &VolumeConfig| {
+            format!(
+                "volume {:?}: there is a `window` for rotations but no `max_key_age`, so that none \
+                 begins by itself",
+                volume.name,
+            )
+        };
+        open.map(warn).chain(idle.map(no_age)).collect()
     }
 }
 

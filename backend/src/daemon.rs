@@ -5,6 +5,7 @@
 //! requests in work are finished, volumes are flushed, sockets are removed; at the second the
 //! process ends at once (what was in work is replayed by the next start).
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use sealblk_block::in_one_line;
+use sealblk_rotation::{ASK_AGAIN, Ages};
 use sealblk_secret::Protection;
 use sealblk_session::{Event, Session, StopHandle};
 use tokio::net::UnixListener;
@@ -37,8 +39,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let Config { daemon, volumes } = config;
     // A QEMU that connects waits for our answers, and its guest with it: sockets come last.
+    let ages = Ages::new(daemon.state_dir());
     let opened = tokio::select! {
-        opened = open_all(volumes) => opened?,
+        opened = open_all(volumes, &ages) => opened?,
         name = signals.next() => {
             tracing::info!(signal = name, "told to end before the start was complete");
             return Ok(());
@@ -82,12 +85,33 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(serving: &mut Serving, signals: &mut Signals) -> anyhow::Result<()> {
     notify::ready(serving.disks.len());
     tracing::info!(volumes = serving.disks.len(), "ready");
+    let overview = serving.overview.clone();
     tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "draining");
             Ok(())
         }
         lost = serving.unexpected_end() => Err(lost),
+        never = keep_schedules(overview) => match never {},
+    }
+}
+
+/// Lets the schedules of rotations decide, every minute or sooner. The wall clock is looked at anew
+/// each time, as it may jump.
+async fn keep_schedules(overview: Arc<Overview>) -> Infallible {
+    if overview.rotators().all(|rotator| !rotator.is_scheduled()) {
+        return pending().await;
+    }
+    loop {
+        let overview = overview.clone();
+        // Keys are fetched and stretched, headers written: none of that on this thread.
+        let ticked = tokio::task::spawn_blocking(move || {
+            overview.rotators().filter_map(crate::rotator::Rotator::tick).min()
+        });
+        let next = ticked.await.unwrap_or_default();
+        let now = crate::aging::wall_clock();
+        let soon = next.map(|at| Duration::from_secs(at.saturating_sub(now).max(1)));
+        tokio::time::sleep(soon.unwrap_or(ASK_AGAIN).min(ASK_AGAIN)).await;
     }
 }
 
@@ -129,17 +153,17 @@ impl Signals {
 
 /// Opens all volumes at the same time, each on a thread of its own: storage and key sources may
 /// be slow, and key derivation takes a core. (Memory-hard ones queue up inside `sealblk-luks`.)
-async fn open_all(volumes: Vec<VolumeConfig>) -> anyhow::Result<Vec<Opened>> {
+async fn open_all(volumes: Vec<VolumeConfig>, ages: &Ages) -> anyhow::Result<Vec<Opened>> {
     let (done, answers) = mpsc::unbounded_channel();
     let count = volumes.len();
     for (index, config) in volumes.into_iter().enumerate() {
         let title = format!("volume {:?} ({})", config.name, config.uri);
-        let (done, thread_title) = (done.clone(), title.clone());
+        let (done, thread_title, ages) = (done.clone(), title.clone(), ages.clone());
         thread::Builder::new()
             .name("open".to_owned())
             .spawn(move || {
                 // The receiver is gone when another volume failed first.
-                let _ = done.send((index, disk::open(config).context(thread_title)));
+                let _ = done.send((index, disk::open(config, &ages).context(thread_title)));
             })
             .with_context(|| format!("{title}: no thread to open it"))?;
     }

@@ -12,15 +12,17 @@ use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
 use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
 use sealblk_engine::{Disk, EngineConfig};
 use sealblk_keys::KeySource;
-use sealblk_luks::{Header, KdfLimits, LuksError, Policy, ReadAt};
-use sealblk_rotation::Reader;
+use sealblk_luks::{Header, LuksError, Policy, ReadAt, Rotation, RotationStatus};
+use sealblk_rotation::{Ages, HeaderLock, Reader, known_age};
 use sealblk_session::StopHandle;
 use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_volume::{OpenOptions, Volume};
 
+use crate::aging::Aging;
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::host::Host;
 use crate::mend::mend_header;
+use crate::rotator::{Parts, Rotator};
 use crate::status::View;
 
 /// How long to wait for a volume that somebody holds: the kernel may still be finishing the last
@@ -47,6 +49,8 @@ pub(crate) struct Opened {
     pub(crate) host: Host,
     volume: Arc<dyn Volume>,
     status: VolumeStatus,
+    /// None for a volume without keys.
+    rotator: Option<Rotator>,
 }
 
 impl Opened {
@@ -54,6 +58,7 @@ impl Opened {
     pub(crate) fn view(&self, session: StopHandle) -> View {
         View {
             fixed: self.status.clone(),
+            rotator: self.rotator.clone(),
             asked: self.host.asked(),
             stats: self.host.stats(),
             session,
@@ -65,7 +70,10 @@ impl Opened {
     /// # Errors
     /// The last flush failed: nobody knows what of the guest's last writes is durable.
     pub(crate) fn close(self) -> anyhow::Result<()> {
-        let Self { host, volume, .. } = self;
+        let Self { host, volume, rotator, .. } = self;
+        if let Some(rotator) = rotator {
+            rotator.stop();
+        }
         drop(host);
         if volume.geometry().read_only {
             return Ok(());
@@ -74,14 +82,15 @@ impl Opened {
     }
 }
 
-/// Opens the volume, unlocks it, and starts its queue threads.
-pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
+/// Opens the volume, unlocks it, and starts its queue threads. What no volume has a place for is in
+/// `ages`.
+pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> {
     let options =
         OpenOptions { read_only: config.read_only, create_bytes: None, lock_wait: LOCK_WAIT };
     let volume = sealblk_volume::open(&config.uri, &options).map_err(nameless)?;
     let geometry = volume.geometry();
-    let unlocked = match &config.protection {
-        Protection::Key(key) => unlock(&volume, key, &config)?,
+    let mut unlocked = match &config.protection {
+        Protection::Key(key) => unlock(&volume, key, &config, ages)?,
         Protection::Plain => {
             tracing::warn!(
                 disk = config.name,
@@ -119,6 +128,25 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
             "io_uring"
         );
     }
+    let rotator = match (unlocked.keys.take(), &config.protection) {
+        (Some(keys), Protection::Key(key)) => {
+            let rotator = Rotator::new(Parts {
+                name: config.name.clone(),
+                volume: volume.clone(),
+                board: disk.switchboard(),
+                key: key.clone(),
+                policy: config.rotation.clone(),
+                ages: ages.clone(),
+                aging: keys.aging,
+                luks: config.luks,
+            });
+            if let Some(rotation) = keys.rotation {
+                rotator.resume(keys.unlocked, rotation);
+            }
+            Some(rotator)
+        }
+        _ => None,
+    };
     let status = VolumeStatus {
         name: config.name.clone(),
         uri: config.uri.clone(),
@@ -138,6 +166,7 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
         host: Host::new(disk),
         volume,
         status,
+        rotator,
     })
 }
 
@@ -145,12 +174,22 @@ pub(crate) fn open(config: VolumeConfig) -> anyhow::Result<Opened> {
 struct Unlocked {
     segments: Vec<SegmentSpec>,
     encryption: Option<Encryption>,
+    keys: Option<Keys>,
+}
+
+/// What a rotation goes on with.
+struct Keys {
+    unlocked: sealblk_luks::Unlocked,
+    /// One that is under way.
+    rotation: Option<Rotation>,
+    aging: Aging,
 }
 
 fn unlock(
     volume: &Arc<dyn Volume>,
     key: &KeySource,
     config: &VolumeConfig,
+    ages: &Ages,
 ) -> anyhow::Result<Unlocked> {
     let name = config.name.as_str();
     let mut io = Reader(&**volume);
@@ -159,17 +198,60 @@ fn unlock(
     if let Some(warning) = &fetched.warning {
         tracing::warn!(disk = name, "{warning}");
     }
-    let unlocked = header
-        .unlock(&mut io, &fetched.passphrase, &KdfLimits::default())
+    let unlocked = sealblk_rotation::unlock(&**volume, &header, &[&fetched.passphrase])
         .map_err(|error| explain(error, key, fetched.hint()))?;
     drop(fetched);
-    let segments = header.segments(&unlocked, volume.geometry().size_bytes)?;
     mend_header(&**volume, &mut io, &header, name);
+    let (header, segments, rotation) = take_up(&**volume, header, &unlocked, config)?;
     let encryption = describe_encryption(&header, &segments, config.cipher.into())?;
     for warning in sealblk_cipher::warnings() {
         tracing::warn!(disk = name, "{warning}");
     }
-    Ok(Unlocked { segments, encryption })
+    let aging = aging(&header, volume.geometry().read_only, config, ages);
+    Ok(Unlocked { segments, encryption, keys: Some(Keys { unlocked, rotation, aging }) })
+}
+
+/// What the header says of a rotation is done before anybody reads: a zone that was interrupted is
+/// redone, and what a rotation left behind is wiped.
+fn take_up(
+    volume: &dyn Volume,
+    header: Header,
+    unlocked: &sealblk_luks::Unlocked,
+    config: &VolumeConfig,
+) -> anyhow::Result<(Header, Vec<SegmentSpec>, Option<Rotation>)> {
+    let geometry = volume.geometry();
+    if geometry.read_only {
+        ensure!(
+            !sealblk_rotation::must_be_taken_up(&header)?,
+            "its rotation was interrupted within a zone, which has to be redone before anybody \
+             reads: serve it once with the right to write"
+        );
+        let segments = header.segments(unlocked, geometry.size_bytes)?;
+        return Ok((header, segments, None));
+    }
+    let zone_bytes = config.rotation.hotzone_bytes.unwrap_or(sealblk_rotation::ZONE_BYTES);
+    let params = sealblk_rotation::params(volume, zone_bytes);
+    let policy = Policy { luks1: config.luks != Some(2), luks2: true };
+    let _lock = HeaderLock::take(volume.uri(), &mut || {});
+    let taken = sealblk_rotation::take_up(volume, &policy, unlocked, params)
+        .context("taking up its rotation")?;
+    for line in &taken.done {
+        tracing::info!(disk = config.name, "{line}");
+    }
+    Ok((taken.header, taken.segments, taken.rotation))
+}
+
+/// How old its keys are.
+fn aging(header: &Header, read_only: bool, config: &VolumeConfig, ages: &Ages) -> Aging {
+    let known = known_age(header, read_only, ages);
+    for reason in &known.trouble {
+        tracing::warn!(disk = config.name, "a note of its keys' age is of no use: {reason}");
+    }
+    Aging {
+        age: known.age,
+        schedule: config.rotation.schedule.clone(),
+        under_way: header.rotation_status().is_ok_and(|status| status != RotationStatus::None),
+    }
 }
 
 /// The header, if it is the one that the configuration expects. Storage can answer with an older
@@ -218,7 +300,7 @@ fn plain(geometry: Geometry) -> Unlocked {
         sector_bytes: geometry.block_bytes,
         crypt: None,
     };
-    Unlocked { segments: vec![segment], encryption: None }
+    Unlocked { segments: vec![segment], encryption: None, keys: None }
 }
 
 fn explain(error: LuksError, key: &KeySource, hint: Option<&str>) -> anyhow::Error {

@@ -4,6 +4,7 @@
 //! only this crate knows tokio, and it runs on one thread; no key derivation and no blocking I/O
 //! happens on that thread.
 
+mod aging;
 mod args;
 mod config;
 mod control;
@@ -14,6 +15,7 @@ mod limits;
 mod log;
 mod mend;
 mod notify;
+mod rotator;
 mod socket;
 mod status;
 

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-use sealblk_api::{Errors, QueueStatus, Requests, SessionState, Status, VolumeStatus};
+use sealblk_api::{
+    Errors, QueueStatus, Requests, Rotation, RotationOrder, SessionState, Status, VolumeStatus,
+};
 use sealblk_engine::{QueueCounts, QueueStats};
 use sealblk_session::StopHandle;
 
-use crate::control::Source;
+use crate::control::{Refused, Source};
 use crate::host::Asked;
+use crate::rotator::Rotator;
 
 /// All disks of this daemon.
 pub(crate) struct Overview {
@@ -23,6 +26,8 @@ pub(crate) struct Overview {
 /// One disk: what doesn't change, and where to look for what does.
 pub(crate) struct View {
     pub(crate) fixed: VolumeStatus,
+    /// None for a volume without keys.
+    pub(crate) rotator: Option<Rotator>,
     pub(crate) asked: Arc<Asked>,
     pub(crate) stats: Vec<Arc<QueueStats>>,
     pub(crate) session: StopHandle,
@@ -31,6 +36,19 @@ pub(crate) struct View {
 impl Overview {
     pub(crate) fn new(disks: Vec<View>) -> Self {
         Self { started: Instant::now(), draining: AtomicBool::new(false), disks }
+    }
+
+    /// Those that have keys.
+    pub(crate) fn rotators(&self) -> impl Iterator<Item = &Rotator> {
+        self.disks.iter().filter_map(|disk| disk.rotator.as_ref())
+    }
+
+    fn rotator(&self, volume: &str) -> Result<&Rotator, Refused> {
+        let disk = self.disks.iter().find(|disk| disk.fixed.name == volume);
+        let disk = disk.ok_or(Refused::NoSuchVolume)?;
+        disk.rotator.as_ref().ok_or_else(|| {
+            Refused::Conflict("it is served unencrypted, so it has no key to rotate".to_owned())
+        })
     }
 
     /// From now on the disks are shown as stopping.
@@ -50,6 +68,14 @@ impl Source for Overview {
             volumes: self.disks.iter().map(|disk| disk.status(draining)).collect(),
         }
     }
+
+    fn rotation(&self, volume: &str) -> Result<Rotation, Refused> {
+        Ok(self.rotator(volume)?.told())
+    }
+
+    fn order(&self, volume: &str, order: RotationOrder) -> Result<Rotation, Refused> {
+        self.rotator(volume)?.order(order)
+    }
 }
 
 impl View {
@@ -64,6 +90,8 @@ impl View {
                 (false, false) => SessionState::Waiting,
             },
             writeback: self.asked.writeback(),
+            rotation: self.rotator.as_ref().map(Rotator::told),
+            key_age: self.rotator.as_ref().map(Rotator::key_age),
             queues: self.stats.iter().enumerate().map(queue).collect(),
             ..self.fixed.clone()
         }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
     Client, ClientOptions, Daemon, Exit, Pattern, TestVolume, oracle, sealblk, sealblk_command,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const DISK: u64 = 8 << 20;
 
@@ -223,6 +223,59 @@ fn status_counts_what_was_done() -> Result<()> {
     let output = sealblk_command()?.arg("status").arg("--control").arg(&control).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(text.contains("connected"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn status_tells_how_old_keys_are_and_when_they_are_rotated_next() -> Result<()> {
+    // A header that notes the age, and one that has no place for it.
+    let luks2 = TestVolume::formatted(DISK, 512)?;
+    let luks1 = TestVolume::known_answer("l1-cs-k512.img")?;
+    let uuid = sealblk(["inspect", "--json", "--volume", &luks1.uri()])?;
+    let uuid = serde_json::from_slice::<Value>(&uuid.stdout)?["uuid"].clone();
+    let state_dir = luks2.scratch.file("state");
+    std::fs::create_dir(&state_dir)?;
+    let note = state_dir.join(format!("{}.json", uuid.as_str().context("no UUID")?));
+    let control = luks2.scratch.file("control.sock");
+    let (one, two) = (luks2.scratch.file("one.sock"), luks2.scratch.file("two.sock"));
+    let section = |name: &str, volume: &TestVolume, socket: &Path| {
+        format!(
+            "[[volume]]\nname = {name:?}\nuri = {:?}\nkey = {:?}\nsocket = {socket:?}\n",
+            volume.uri(),
+            volume.key_uri()
+        )
+    };
+    let text = format!(
+        "[daemon]\ncontrol = {control:?}\nstate_dir = {state_dir:?}\n\
+         [rotation]\nmax_key_age = \"30d\"\nunknown_age = \"first-sight\"\n\
+         {}{}[volume.rotation]\nmax_key_age = \"36500d\"\n",
+        section("luks2", &luks2, &one),
+        section("luks1", &luks1, &two)
+    );
+    let path = write_config(&luks2, &text)?;
+    let good = json!({
+        "version": 1, "uuid": uuid, "volume_key_since": 1_700_000_000,
+        "secret_since": null, "rotations": 1,
+    });
+    for (note_text, since) in [(good.to_string(), Some(1_700_000_000)), ("{".to_owned(), None)] {
+        std::fs::write(&note, note_text)?;
+        let mut daemon = Daemon::exactly(&one, vec!["--config".into(), path.clone().into()])?;
+        let told = status(&control)?;
+        let [first, second] = [0, 1].map(|number| told["volumes"][number]["key_age"].clone());
+        let born = first["volume_key_since"].as_u64().context("no age")?;
+        assert_eq!(first["due_at"], born + 30 * 86400, "{told}");
+        assert_eq!(first["next_run_at"], first["due_at"]);
+        assert_eq!(second["volume_key_since"].as_u64(), since, "{told}");
+        if let Some(since) = since {
+            assert_eq!(second["due_at"], since + 36500 * 86400);
+        }
+        let output = sealblk_command()?.arg("status").arg("--control").arg(&control).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(text.contains("age         volume key since 20"), "{text}");
+        daemon.stop()?;
+        let log = daemon.log().text();
+        assert_eq!(log.contains("of no use"), since.is_none(), "{log}");
+    }
     Ok(())
 }
 

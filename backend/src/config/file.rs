@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{CipherChoice, Config, ConfigError, DaemonConfig, OnError, conflicts, volume};
+use super::{
+    CipherChoice, Config, ConfigError, DaemonConfig, OnError, RotationSection, conflicts, volume,
+};
 
 /// A file as it is written.
 #[derive(Deserialize)]
@@ -13,6 +15,8 @@ use super::{CipherChoice, Config, ConfigError, DaemonConfig, OnError, conflicts,
 struct File {
     #[serde(default)]
     daemon: DaemonConfig,
+    /// For all volumes.
+    rotation: Option<Spanned<RotationSection>>,
     #[serde(default, rename = "volume")]
     volumes: Vec<Spanned<VolumeSection>>,
 }
@@ -43,6 +47,7 @@ pub(crate) struct VolumeSection {
     pub(crate) poll_us: Option<u32>,
     pub(crate) luks: Option<u8>,
     pub(crate) uuid: Option<String>,
+    pub(crate) rotation: Option<RotationSection>,
 }
 
 /// Reads and checks a configuration file.
@@ -58,6 +63,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let line = e.span().map_or(1, |span| line_of(text, span.start));
         ConfigError(format!("{}:{line}: {}", path.display(), e.message()))
     })?;
+    let for_all = file.rotation.as_ref().map(Spanned::get_ref).cloned().unwrap_or_default();
+    for_all.policy().map_err(|what| {
+        let line = file.rotation.map_or(1, |section| line_of(text, section.span().start));
+        ConfigError(format!("{}:{line}: [rotation]: {what}", path.display()))
+    })?;
     let mut lines = Vec::with_capacity(file.volumes.len());
     let mut config =
         Config { daemon: file.daemon, volumes: Vec::with_capacity(file.volumes.len()) };
@@ -66,7 +76,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let section = section.into_inner();
         let name = section.name.clone();
         lines.push(line);
-        config.volumes.push(volume(section).map_err(|what| {
+        config.volumes.push(volume(section, &for_all).map_err(|what| {
             ConfigError(format!("{}:{line}: volume {name:?}: {what}", path.display()))
         })?);
     }

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use sealblk_rotation::{Schedule, UnknownAge, Windows};
+
 use super::file::parse;
 use super::*;
 
@@ -172,6 +174,128 @@ fn volumes_that_share_a_name_or_socket_or_uri_are_refused() {
     }
     let error = bad(&format!("[daemon]\ncontrol = \"/run/sealblk/vda.sock\"{MINIMAL}"));
     assert!(error.starts_with("c.toml:3: ") && error.contains("vda.sock"), "{error}");
+}
+
+fn policy(text: &str) -> RotationPolicy {
+    good(text).volumes.swap_remove(0).rotation
+}
+
+const FOR_ALL: &str = r#"
+[rotation]
+max_key_age = "365d"
+window = ["Sat..Sun 01:00-05:00", "22:00-04:00 UTC"]
+rate = "200M"
+hotzone = 4194304
+guest_latency_max = "5ms"
+unknown_age = "first-sight"
+"#;
+
+#[test]
+fn without_a_section_nothing_is_rotated_by_itself() {
+    let config = good(MINIMAL);
+    assert_eq!(config.volumes[0].rotation, RotationPolicy::default());
+    assert_eq!(config.volumes[0].rotation.schedule.max_key_age, None);
+    assert_eq!(config.daemon.state_dir(), Path::new("/var/lib/sealblk"));
+    let config = good(&format!("[daemon]\nstate_dir = \"/srv/s\"\n{MINIMAL}"));
+    assert_eq!(config.daemon.state_dir(), Path::new("/srv/s"));
+    let error = bad(&format!("[daemon]\nstate_dir = \"s\"\n{MINIMAL}"));
+    assert!(error.contains("`state_dir` s is no absolute path"), "{error}");
+}
+
+#[test]
+fn rotations_are_configured_for_all_and_field_by_field_for_one() {
+    let for_all = policy(&format!("{FOR_ALL}{MINIMAL}"));
+    let windows = ["Sat..Sun 01:00-05:00", "22:00-04:00 UTC"].map(|text| text.parse().unwrap());
+    let expected = RotationPolicy {
+        schedule: Schedule {
+            max_key_age: Some(Duration::from_secs(365 * 86_400)),
+            windows: Windows::new(windows.to_vec()),
+            unknown_age: UnknownAge::FirstSight,
+        },
+        rate_bytes: Some(200 << 20),
+        hotzone_bytes: Some(4 << 20),
+        guest_latency_max: Some(Duration::from_millis(5)),
+    };
+    assert_eq!(for_all, expected);
+
+    let own = |fields: &str| policy(&format!("{FOR_ALL}{MINIMAL}[volume.rotation]\n{fields}"));
+    assert_eq!(own(""), expected);
+    assert_eq!(
+        own("rate = 1000000\nunknown_age = \"due\""),
+        RotationPolicy {
+            schedule: Schedule { unknown_age: UnknownAge::Due, ..expected.schedule.clone() },
+            rate_bytes: Some(1_000_000),
+            ..expected.clone()
+        }
+    );
+    // Each field can be taken back.
+    let nothing = "max_key_age = \"never\"\nwindow = \"always\"\nrate = \"none\"\n\
+        hotzone = \"none\"\nguest_latency_max = \"none\"\nunknown_age = \"due\"";
+    assert_eq!(own(nothing), RotationPolicy::default());
+    // The section belongs to the volume above it.
+    let text = format!(
+        "{MINIMAL}[volume.rotation]\nmax_key_age = \"30d\"\n{}",
+        MINIMAL.replace("vda", "vdb")
+    );
+    let ages: Vec<_> =
+        good(&text).volumes.iter().map(|v| v.rotation.schedule.max_key_age).collect();
+    assert_eq!(ages, [Some(Duration::from_secs(30 * 86_400)), None]);
+}
+
+#[test]
+fn what_is_wrong_about_rotations_is_named_with_its_place_and_what_is_possible() {
+    for (field, word) in [
+        ("max_key_age = \"1y\"", "one of us, ms, s, min, h, d, w"),
+        ("max_key_age = \"0s\"", "possible are 1s to 36500d; \"never\" is possible, too"),
+        ("max_key_age = \"200000d\"", "36500d"),
+        ("window = \"Sat\"", "\"Sat..Sun 01:00-05:00\" (UTC"),
+        ("window = [\"Sat 01:00-05:00\", \"always\"]", "\"always\" is no day"),
+        ("window = []", "\"always\""),
+        ("rate = \"fast\"", "is no size"),
+        ("rate = 1000", "at least 64K"),
+        ("hotzone = \"128M\"", "from 64K to 64M"),
+        ("hotzone = 70000", "multiples of 4K"),
+        ("guest_latency_max = \"1us\"", "100us to 10s"),
+        ("guest_latency_max = \"5\"", "is no time"),
+    ] {
+        let name = field.split(' ').next().unwrap();
+        let error = bad(&format!("[rotation]\n{field}{MINIMAL}"));
+        assert!(error.starts_with(&format!("c.toml:1: [rotation]: `{name}`: ")), "{error}");
+        assert!(error.contains(word), "{field}: {error}");
+        let error = bad(&format!("{MINIMAL}[volume.rotation]\n{field}"));
+        let place = format!("c.toml:2: volume \"vda\": [volume.rotation]: `{name}`: ");
+        assert!(error.starts_with(&place) && error.contains(word), "{field}: {error}");
+    }
+    // Those that the file's form forbids.
+    for (field, word) in [
+        ("max_age = \"1d\"", "`max_age`"),
+        ("unknown_age = \"new\"", "`first-sight`"),
+        ("window = 3", "a list of them"),
+        ("rate = -1", "a number of bytes"),
+    ] {
+        let error = bad(&format!("[rotation]\n{field}{MINIMAL}"));
+        assert!(error.starts_with("c.toml:2: ") && error.contains(word), "{field}: {error}");
+        let error = bad(&format!("{MINIMAL}[volume.rotation]\n{field}"));
+        assert!(error.starts_with("c.toml:8: ") && error.contains(word), "{field}: {error}");
+    }
+}
+
+#[test]
+fn a_volume_without_a_key_of_ours_to_replace_has_no_rotation() {
+    let plain = MINIMAL.replace("key = \"file:/etc/sealblk/vda.key\"", "plain = true");
+    let read_only = with("read_only = true");
+    for (text, word) in [(plain, "no key"), (read_only, "read_only")] {
+        assert_eq!(policy(&format!("{FOR_ALL}{text}\n")), RotationPolicy::default());
+        let error = bad(&format!("{text}\n[volume.rotation]\nrate = \"1M\""));
+        assert!(error.contains(word) && error.contains("[volume.rotation]"), "{error}");
+    }
+}
+
+#[test]
+fn a_window_without_an_age_is_pointed_out() {
+    let config = good(&format!("[rotation]\nwindow = \"Sat 01:00-05:00\"{MINIMAL}"));
+    assert!(config.warnings()[0].contains("no `max_key_age`"));
+    assert_eq!(good(&format!("{FOR_ALL}{MINIMAL}")).warnings(), Vec::<String>::new());
 }
 
 #[test]

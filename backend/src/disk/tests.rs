@@ -13,7 +13,7 @@ use crate::config;
 /// A volume's section with these lines more.
 fn config(lines: &str) -> VolumeConfig {
     let text = format!("name = \"a\"\nuri = \"file:/a\"\nsocket = \"/a.sock\"\n{lines}");
-    config::volume(toml::from_str(&text).unwrap()).unwrap()
+    config::volume(toml::from_str(&text).unwrap(), &Default::default()).unwrap()
 }
 
 /// A volume whose flushes fail.
@@ -52,6 +52,7 @@ fn opened(volume: Arc<dyn Volume>) -> Opened {
     let profile = profile(&config, volume.geometry(), &unlocked.segments, "").unwrap();
     let disk = Disk::new(&volume, &unlocked.segments, &profile, &engine_config(&config)).unwrap();
     Opened {
+        aging: None,
         name: config.name,
         socket: config.socket,
         profile,
@@ -108,6 +109,7 @@ fn a_header_of_another_version_or_volume_is_refused() {
         label: String::new(),
         subsystem: String::new(),
         token: None,
+        created_at: None,
     };
     let mut next = 0_u8;
     let mut random = |bytes: &mut [u8]| {

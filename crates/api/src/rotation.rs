@@ -145,7 +145,7 @@ pub struct KeyAge {
     pub secret_since: Option<u64>,
     /// When the volume key is due to be rotated, if there is a limit to its age.
     pub due_at: Option<u64>,
-    /// When the last rotation ended.
+    /// When the last rotation ended; when it began, if only the header tells of it.
     pub last_rotation_at: Option<u64>,
     /// When the next one will begin or go on.
     pub next_run_at: Option<u64>,

@@ -15,6 +15,7 @@ mod keyfile;
 mod size;
 mod table;
 mod target;
+mod time;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;

@@ -5,6 +5,9 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sealblk_luks::{Header, KeyAge, Policy, Step};
 
 struct Scratch(tempfile::TempDir);
 
@@ -382,6 +385,65 @@ fn rewrapping_puts_one_key_in_the_place_of_another_also_after_an_interruption() 
     let said = succeed(&[&rewrap[..], &to_first].concat());
     assert!(said.contains("opens with it already"), "{said}");
     assert!(opens(&image, &first) && !opens(&image, &second));
+}
+
+/// What `inspect` says of the keys' age.
+fn age(volume: &str) -> serde_json::Value {
+    let json = succeed(&["inspect", "--volume", volume, "--json"]);
+    serde_json::from_str::<serde_json::Value>(&json).unwrap()["key_age"].clone()
+}
+
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[test]
+fn a_volume_knows_how_old_its_keys_are_and_rewrapping_makes_the_secret_a_new_one() {
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.key("1", b"first"), scratch.key("2", b"second"));
+    let before = clock();
+    let volume = scratch.formatted(&first);
+    let image = scratch.path("disk.img");
+    let new = age(&volume);
+    let born = new["volume_key_since"].as_u64().unwrap();
+    assert!((before..=clock()).contains(&born));
+    assert_eq!((new["secret_since"].as_u64(), &new["rotations"]), (Some(born), &0.into()));
+    let text = succeed(&["inspect", "--volume", &volume]);
+    assert!(
+        text.contains("age       volume key since 20") && text.contains(" s), secret since 20")
+    );
+    let dump = String::from_utf8(cryptsetup(&["luksDump"], &image).stdout).unwrap();
+    assert!(dump.contains("0: sealblk-age"), "{dump}");
+
+    // As if it was made long ago.
+    let mut bytes = fs::read(&image).unwrap();
+    let mut io = bytes.as_slice();
+    let header = Header::load(&mut io, &Policy::default()).unwrap();
+    let long_ago = KeyAge { rotations: 2, ..KeyAge::new_at(1_700_000_000) };
+    let plan = header.set_key_age(&mut io, long_ago, &mut sealblk_rotation::random).unwrap();
+    for step in plan.steps() {
+        if let Step::Write { offset_bytes, data } = step {
+            let at = *offset_bytes as usize;
+            bytes[at..at + data.len()].copy_from_slice(data);
+        }
+    }
+    fs::write(&image, bytes).unwrap();
+    let text = succeed(&["inspect", "--volume", &volume]);
+    assert!(text.contains("volume key since 2023-11-14 ("), "{text}");
+    assert!(text.contains("rotated 2 times"), "{text}");
+
+    let before = clock();
+    let rewrap = ["rewrap", "--volume", &volume, "--kdf", "pbkdf2", "--yes"];
+    // With two keyslots to go: the age is that of the last.
+    let add = ["key", "add", "--volume", &volume, "--kdf", "pbkdf2", "--key", &first];
+    succeed(&[&add[..], &["--new-key", &first]].concat());
+    assert_eq!(age(&volume)["secret_since"], 1_700_000_000, "another keyslot is no new secret");
+    succeed(&[&rewrap[..], &["--key", &first, "--new-key", &second]].concat());
+    let rewrapped = age(&volume);
+    assert_eq!(rewrapped["volume_key_since"], 1_700_000_000);
+    assert_eq!(rewrapped["rotations"], 2);
+    assert!((before..=clock()).contains(&rewrapped["secret_since"].as_u64().unwrap()));
+    assert!(!opens(&image, &first) && opens(&image, &second));
 }
 
 #[test]

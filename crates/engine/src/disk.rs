@@ -13,7 +13,7 @@ use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 use sealblk_volume::Volume;
 
 use crate::control::{Command, Mailbox, mailbox};
-use crate::key_switch::KeySwitch;
+use crate::key_switch::Switchboard;
 use crate::stats::QueueStats;
 use crate::worker::Worker;
 use crate::{EngineConfig, broken};
@@ -93,10 +93,10 @@ impl Disk {
         self.threads.first().map(|thread| thread.ring)
     }
 
-    /// The hand of a rotation on the queues: one at a time.
-    pub fn key_switch(&self) -> KeySwitch {
+    /// Where a rotation gets its hand on the queues.
+    pub fn switchboard(&self) -> Switchboard {
         let queues = self.threads.iter().map(|one| (one.mailbox.clone(), one.stats.clone()));
-        KeySwitch::new(queues.collect(), self.implementation)
+        Switchboard::new(queues.collect(), self.implementation)
     }
 
     fn thread(&self, index: u16) -> Option<&Thread> {

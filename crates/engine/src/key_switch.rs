@@ -42,6 +42,27 @@ pub struct GuestLoad {
     pub timed_ns: u64,
 }
 
+/// Where a hand on a disk's queues is to be had, by whoever doesn't hold the disk.
+#[derive(Clone)]
+pub struct Switchboard {
+    queues: Vec<(Mailbox, Arc<QueueStats>)>,
+    implementation: Implementation,
+}
+
+impl Switchboard {
+    pub(crate) fn new(
+        queues: Vec<(Mailbox, Arc<QueueStats>)>,
+        implementation: Implementation,
+    ) -> Self {
+        Self { queues, implementation }
+    }
+
+    /// The hand: one at a time.
+    pub fn key_switch(&self) -> KeySwitch {
+        KeySwitch::new(self.queues.clone(), self.implementation)
+    }
+}
+
 /// The hand on the queues.
 pub struct KeySwitch {
     queues: Vec<(Mailbox, Arc<QueueStats>)>,
@@ -50,10 +71,7 @@ pub struct KeySwitch {
 }
 
 impl KeySwitch {
-    pub(crate) fn new(
-        queues: Vec<(Mailbox, Arc<QueueStats>)>,
-        implementation: Implementation,
-    ) -> Self {
+    fn new(queues: Vec<(Mailbox, Arc<QueueStats>)>, implementation: Implementation) -> Self {
         let mut switch = Self { queues, implementation, seen: GuestLoad::default() };
         switch.seen = switch.counted();
         switch.tell(|| Order::TakeTimes(true));

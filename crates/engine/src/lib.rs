@@ -30,7 +30,7 @@ mod worker;
 
 pub use config::{EngineConfig, OnError};
 pub use disk::{Disk, DiskError};
-pub use key_switch::{GuestLoad, KeySwitch, SwitchError};
+pub use key_switch::{GuestLoad, KeySwitch, SwitchError, Switchboard};
 pub use stats::{Counter, QueueCounts, QueueStats};
 
 /// An invariant of this program does not hold: says so and dies, before anything is written on

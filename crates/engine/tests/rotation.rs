@@ -81,7 +81,7 @@ fn post_write(driver: &mut Driver, head: u16, sector: u64, plain: &[u8]) {
 #[test]
 fn a_whole_zone_goes_from_the_old_key_to_the_new_under_a_guest() {
     let (volume, disk, mut driver) = served(OnError::Report);
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     switch.publish(&segments(ZONE.start)).unwrap();
     // What lies below the boundary is written anew under the new key.
     let below = pattern(1024 * 512, 2);
@@ -129,7 +129,7 @@ fn a_whole_zone_goes_from_the_old_key_to_the_new_under_a_guest() {
 #[test]
 fn a_zone_that_was_read_ahead_is_known_to_be_stale_when_a_guest_wrote_to_it() {
     let (_volume, disk, mut driver) = served(OnError::Report);
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     switch.watch(ZONE).unwrap();
     assert_eq!(driver.write(ZONE.start + ZONE.sectors - 8, &[7; 8192]), 0);
     assert!(switch.hold_writes(ZONE).unwrap());
@@ -159,7 +159,7 @@ fn holding_waits_for_a_write_that_is_in_work() {
     while disk.stats()[0].held.get() == 0 {
         thread::yield_now();
     }
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     let holder = thread::spawn(move || {
         let dirty = switch.hold_writes(ZONE).unwrap();
         (switch, dirty)
@@ -176,7 +176,7 @@ fn holding_waits_for_a_write_that_is_in_work() {
 fn a_stuck_rotation_fails_writes_to_its_zone_or_keeps_them() {
     for on_error in [OnError::Report, OnError::Hold] {
         let (_volume, disk, mut driver) = served(on_error);
-        let mut switch = disk.key_switch();
+        let mut switch = disk.switchboard().key_switch();
         switch.hold_writes(ZONE).unwrap();
         post_write(&mut driver, 6, ZONE.start, &[1; 4096]);
         assert_eq!(driver.read(0, 512).0, 0);
@@ -198,7 +198,7 @@ fn a_stuck_rotation_fails_writes_to_its_zone_or_keeps_them() {
 #[test]
 fn a_queue_that_stops_waits_for_what_is_parked() {
     let (volume, mut disk, mut driver) = served(OnError::Report);
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     switch.hold_writes(ZONE).unwrap();
     let write = pattern(4096, 5);
     post_write(&mut driver, 6, ZONE.start, &write);
@@ -223,7 +223,7 @@ fn a_queue_that_stops_leaves_what_a_stuck_rotation_parks_to_its_successor() {
             driver.inflight = None;
         }
         driver.start(&mut disk, 0);
-        let mut switch = disk.key_switch();
+        let mut switch = disk.switchboard().key_switch();
         switch.hold_writes(ZONE).unwrap();
         post_write(&mut driver, 6, ZONE.start, &[3; 4096]);
         while disk.stats()[0].parked.get() == 0 {
@@ -246,7 +246,7 @@ fn a_queue_that_stops_leaves_what_a_stuck_rotation_parks_to_its_successor() {
 #[test]
 fn a_flush_that_failed_for_the_rotation_fails_for_the_guest_once() {
     let (_volume, disk, mut driver) = served(OnError::Hold);
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     assert_eq!(driver.request(FLUSH, 0, &[]).0, 0);
     switch.flush_failed();
     assert_eq!(driver.request(FLUSH, 0, &[]).0, 1);
@@ -256,7 +256,7 @@ fn a_flush_that_failed_for_the_rotation_fails_for_the_guest_once() {
 #[test]
 fn a_switch_that_outlives_its_disk_says_so() {
     let (_volume, disk, driver) = served(OnError::Report);
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     drop((disk, driver));
     assert!(switch.hold_writes(ZONE).is_err());
 }
@@ -264,7 +264,7 @@ fn a_switch_that_outlives_its_disk_says_so() {
 #[test]
 fn times_are_taken_while_a_rotation_wants_them() {
     let (_volume, disk, mut driver) = served(OnError::Report);
-    let mut switch = disk.key_switch();
+    let mut switch = disk.switchboard().key_switch();
     for _ in 0..40 {
         assert_eq!(driver.read(0, 512).0, 0);
     }

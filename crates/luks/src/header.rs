@@ -7,10 +7,10 @@ use sealblk_secret::SecretBytes;
 
 use crate::error::LuksError;
 use crate::io::{Plan, Random, ReadAt};
-use crate::kdf::KdfLimits;
+use crate::kdf::{KdfLimits, SlotKdf};
 use crate::luks1::Luks1;
 use crate::luks2::{
-    self, Luks2, NewKeyslot, Pending, RepairReport, Resume, Rotation, RotationNotes,
+    self, KeyAge, Luks2, NewKeyslot, Pending, RepairReport, Resume, Rotation, RotationNotes,
     RotationParams, StageParams,
 };
 use crate::probe::{self, Found};
@@ -84,6 +84,16 @@ impl Unlocked {
     /// The keyslot that opened.
     pub fn slot(&self) -> u32 {
         self.slot
+    }
+
+    /// The digest of the volume key, by its number in the report; LUKS1 has one, 0.
+    pub fn digest(&self) -> u32 {
+        self.digest
+    }
+
+    /// In the middle of a re-encryption: the digest of the old volume key.
+    pub fn old_digest(&self) -> Option<u32> {
+        self.old.as_ref().map(|(digest, _)| *digest)
     }
 
     pub(crate) fn key_of(&self, digest: u32) -> Option<&Arc<SecretBytes>> {
@@ -187,6 +197,15 @@ impl Header {
         limits: &KdfLimits,
     ) -> Result<Unlocked, LuksError> {
         self.unlock_any(io, passphrase, Some(slot), limits)
+    }
+
+    /// How a keyslot stretches its passphrase, for a further one that shall be like it: the usual way
+    /// for random secrets when that is none that could be made.
+    pub fn kdf_like(&self, slot: u32) -> SlotKdf {
+        match &self.0 {
+            Kind::V1(_) => SlotKdf::default(),
+            Kind::V2(header) => header.kdf_like(slot).unwrap_or_default(),
+        }
     }
 
     /// Recovers both volume keys of a rotation that is staged, under way or interrupted, each with
@@ -383,7 +402,58 @@ impl Header {
         self.check_editable()?;
         match &self.0 {
             Kind::V1(header) => header.remove_keyslot(io, slot, force, random),
-            Kind::V2(header) => header.remove_keyslot(io, slot, force, random),
+            Kind::V2(header) => header.remove_keyslot(io, slot, force, None, random),
+        }
+    }
+
+    /// As [`Self::remove_keyslot`], never the last one; the header without the keyslot is the one
+    /// that notes `age`. (LUKS1 has no place for it.)
+    ///
+    /// # Errors
+    /// As for [`Self::remove_keyslot`]; [`LuksError::NoRoom`].
+    pub fn retire_keyslot(
+        &self,
+        io: &mut dyn ReadAt,
+        slot: u32,
+        age: KeyAge,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.check_editable()?;
+        match &self.0 {
+            Kind::V1(header) => header.remove_keyslot(io, slot, false, random),
+            Kind::V2(header) => header.remove_keyslot(io, slot, false, Some(age), random),
+        }
+    }
+
+    /// How old the header says that the volume's keys are; `None` when it says nothing, as LUKS1
+    /// always does. Storage can lie about it.
+    ///
+    /// # Errors
+    /// Why what it says can't be understood: the age is unknown.
+    pub fn key_age(&self) -> Result<Option<KeyAge>, String> {
+        match &self.0 {
+            Kind::V1(_) => Ok(None),
+            Kind::V2(header) => header.key_age(),
+        }
+    }
+
+    /// Plans a header that says that the keys are of this age, in place of whatever it says now.
+    ///
+    /// # Errors
+    /// [`LuksError::BadParameter`] for LUKS1, [`LuksError::NoRoom`], [`LuksError::Refused`] (also
+    /// while a rotation is under way, whose end notes the age by itself).
+    pub fn set_key_age(
+        &self,
+        io: &mut dyn ReadAt,
+        age: KeyAge,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.check_editable()?;
+        match &self.0 {
+            Kind::V1(_) => {
+                Err(LuksError::BadParameter("LUKS1 has no place for the age of its keys".into()))
+            }
+            Kind::V2(header) => header.set_key_age(io, age, random),
         }
     }
 }

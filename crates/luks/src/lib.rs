@@ -26,9 +26,9 @@ pub use header::{Header, Policy, RotationStatus, Unlocked, repair};
 pub use io::{Plan, Random, ReadAt, Step};
 pub use kdf::{KdfLimits, SlotKdf};
 pub use luks2::{
-    Armed, Finished, FormatParams, KmsToken, NewKeyslot, Pending, Progress, Protection, Protector,
-    Recovery, RecoveryStep, Recryptor, Release, RepairReport, Resume, Rotation, RotationNotes,
-    RotationParams, StageParams, Zone, format,
+    Armed, Finished, FormatParams, KeyAge, KmsToken, NewKeyslot, Pending, Progress, Protection,
+    Protector, Recovery, RecoveryStep, Recryptor, Release, RepairReport, Resume, Rotation,
+    RotationNotes, RotationParams, StageParams, Zone, format,
 };
 pub use probe::{Found, PROBED_TAIL_BYTES, probe};
 pub use report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, TokenReport};

@@ -22,8 +22,8 @@ pub struct Beginning<'a> {
     pub passphrase: &'a SecretBytes,
     /// Opens it afterwards; none: the secret stays.
     pub new_passphrase: Option<&'a SecretBytes>,
-    /// How new keyslots stretch their passphrases.
-    pub kdf: SlotKdf,
+    /// How new keyslots stretch their passphrases; none: as the one does that opens now.
+    pub kdf: Option<SlotKdf>,
     /// What to remember.
     pub notes: RotationNotes,
 }
@@ -63,7 +63,7 @@ pub fn begin(
     let stage = StageParams {
         passphrase: beginning.passphrase,
         new_passphrase: beginning.new_passphrase,
-        kdf: beginning.kdf,
+        kdf: beginning.kdf.unwrap_or_else(|| header.kdf_like(unlocked.slot())),
         notes: beginning.notes.clone(),
     };
     let plan = header.stage_rotation(&mut Reader(volume), &unlocked, &stage, &mut random)?;

@@ -59,6 +59,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = probe(&mut volume);
     if let Ok(header) = Header::load(&mut volume, &Policy::default()) {
         let _ = header.refusals();
+        let _ = header.key_age();
         let _ = header.obstacles(volume.size_bytes());
         let _ = serde_json::to_string(&header.report()).unwrap();
     }

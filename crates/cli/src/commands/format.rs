@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::keyfile;
 use crate::size::human;
 use crate::target::Target;
+use crate::time::now;
 use sealblk_rotation::random;
 
 /// Where `sealblk-luks` puts the data of new volumes, in bytes: cryptsetup's default.
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &args::Format, console: &mut Console<'_>) -> Result<(), 
         label: args.label.clone(),
         subsystem: String::new(),
         token: None,
+        created_at: Some(now()),
     };
     let plan = sealblk_luks::format(&params, &fetched.passphrase, &mut random)
         .with_context(|| args.volume.clone())?;

@@ -1,7 +1,7 @@
 //! `sealblk inspect`: a header, for a person or as JSON. Needs no key and takes no lock.
 
 use anyhow::Context;
-use sealblk_luks::{Header, Policy, ReadAt, Report};
+use sealblk_luks::{Header, KeyAge, Policy, ReadAt, Report};
 use serde::Serialize;
 
 use crate::args;
@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::size::human;
 use crate::table::{Align, Table};
 use crate::target::Glance;
+use crate::time::{ago, now};
 
 /// The JSON: the header's report, and where it lies.
 #[derive(Serialize)]
@@ -18,6 +19,10 @@ struct Inspection<'a> {
     size_bytes: u64,
     #[serde(flatten)]
     header: &'a Report,
+    /// How old the header says that its keys are; none: it says nothing.
+    key_age: Option<KeyAge>,
+    /// Why what it says can't be understood.
+    key_age_trouble: Option<String>,
     /// Why a daemon would not serve it: the header's refusals, and what is wrong with header and
     /// volume together.
     obstacles: Vec<String>,
@@ -27,7 +32,10 @@ pub(crate) fn run(args: &args::Inspect, console: &mut Console<'_>) -> Result<(),
     let mut volume = Glance::open(&args.volume)?;
     let header =
         Header::load(&mut volume, &Policy::default()).with_context(|| args.volume.clone())?;
+    let key_age = header.key_age();
     let inspection = Inspection {
+        key_age: key_age.clone().unwrap_or_default(),
+        key_age_trouble: key_age.err(),
         volume: &args.volume,
         size_bytes: volume.size_bytes(),
         header: &header.report(),
@@ -37,12 +45,12 @@ pub(crate) fn run(args: &args::Inspect, console: &mut Console<'_>) -> Result<(),
         let json = serde_json::to_string_pretty(&inspection)?;
         writeln!(console.out, "{json}")?;
     } else {
-        console.out.write_all(render(&inspection).as_bytes())?;
+        console.out.write_all(render(&inspection, now()).as_bytes())?;
     }
     Ok(())
 }
 
-fn render(inspection: &Inspection<'_>) -> String {
+fn render(inspection: &Inspection<'_>, now: u64) -> String {
     let report = inspection.header;
     let mut text = format!(
         "volume    {}, {}\nformat    LUKS{}, UUID {}\n",
@@ -68,6 +76,9 @@ fn render(inspection: &Inspection<'_>) -> String {
             text.push_str(&format!("{name:<8}  {}\n", values.join(", ")));
         }
     }
+    if let Some(age) = key_age(inspection, now) {
+        text.push_str(&format!("age       {age}\n"));
+    }
     text.push_str(&format!("\nsegments\n{}", segments(inspection).render(2)));
     text.push_str(&format!("\nkeyslots\n{}", keyslots(report).render(2)));
     for token in &report.tokens {
@@ -84,6 +95,24 @@ fn render(inspection: &Inspection<'_>) -> String {
         }
     }
     text
+}
+
+/// What is known of the keys' age; LUKS1 never says anything.
+fn key_age(inspection: &Inspection<'_>, now: u64) -> Option<String> {
+    if let Some(trouble) = &inspection.key_age_trouble {
+        return Some(format!("unknown: {trouble}"));
+    }
+    let age = inspection.key_age.as_ref()?;
+    let since = |since: Option<u64>| {
+        since.map_or_else(|| "unknown".to_owned(), |at| format!("since {}", ago(at, now)))
+    };
+    let count = match age.rotations {
+        0 => String::new(),
+        1 => ", rotated once".to_owned(),
+        times => format!(", rotated {times} times"),
+    };
+    let (key, secret) = (since(age.volume_key_since), since(age.secret_since));
+    Some(format!("volume key {key}, secret {secret}{count}"))
 }
 
 fn segments(inspection: &Inspection<'_>) -> Table {

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, anyhow};
 use sealblk_keys::Fetched;
-use sealblk_luks::{Header, KdfLimits, LuksError, NewKeyslot, Policy, SlotKdf, Unlocked};
+use sealblk_luks::{
+    Header, KdfLimits, KeyAge, LuksError, NewKeyslot, Plan, Policy, SlotKdf, Unlocked,
+};
 
 use super::format::slot_kdf;
 use crate::args::{self, Kdf};
@@ -10,6 +12,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::keyfile;
 use crate::target::Target;
+use crate::time::now;
 use sealblk_rotation::random;
 
 /// PBKDF2 iterations of a new LUKS1 keyslot: some seconds of one core.
@@ -82,15 +85,39 @@ pub(crate) fn rewrap(args: &args::Rewrap, console: &mut Console<'_>) -> Result<(
     }
     // What counts is what lies on the volume.
     unlock(uri, &target, &load(uri, &target)?, &new)?;
+    let mut remaining = doomed.len();
     for slot in doomed {
-        let plan = load(uri, &target)?
-            .remove_keyslot(&mut target.reader(), slot, false, &mut random)
-            .with_context(|| uri.clone())?;
+        remaining -= 1;
+        let plan =
+            retire(&load(uri, &target)?, &target, slot, remaining).with_context(|| uri.clone())?;
         target.execute(plan)?;
         writeln!(console.out, "{uri}: keyslot {slot} of key {} is wiped", args.key)?;
     }
     unlock(uri, &target, &load(uri, &target)?, &new)?;
     Ok(())
+}
+
+/// Plans that a keyslot of the old secret goes, after which `remaining` more are to go. The header
+/// without the last one is the one that says since when the secret is in use: an interruption leaves
+/// it older rather than younger than it is.
+fn retire(
+    header: &Header,
+    target: &Target,
+    slot: u32,
+    remaining: usize,
+) -> Result<Plan, LuksError> {
+    let mut io = target.reader();
+    if remaining > 0 {
+        return header.remove_keyslot(&mut io, slot, false, &mut random);
+    }
+    // A note that can't be understood is none; then only the secret's age is known from here on.
+    let known = header.key_age().ok().flatten().unwrap_or_default();
+    let age = KeyAge { secret_since: Some(now()), ..known };
+    match header.retire_keyslot(&mut io, slot, age, &mut random) {
+        // The secret must go in any case.
+        Err(LuksError::NoRoom(_)) => header.remove_keyslot(&mut io, slot, false, &mut random),
+        planned => planned,
+    }
 }
 
 pub(crate) fn remove(args: &args::KeyRemove, console: &mut Console<'_>) -> Result<(), Failure> {

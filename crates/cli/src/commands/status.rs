@@ -1,6 +1,6 @@
 //! `sealblk status`: what a daemon says about itself.
 
-use sealblk_api::{QueueStatus, STATUS_PATH, Status, VolumeStatus};
+use sealblk_api::{KeyAge, QueueStatus, STATUS_PATH, Status, VolumeStatus};
 
 use crate::args;
 use crate::console::Console;
@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::http;
 use crate::size::human;
 use crate::table::{Align, Table};
+use crate::time::{ago, ahead, duration, now};
 
 pub(crate) fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure> {
     if args.json {
@@ -16,12 +17,12 @@ pub(crate) fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), 
         writeln!(console.out, "{status:#}")?;
     } else {
         let status: Status = http::get(&args.control, STATUS_PATH)?;
-        console.out.write_all(render(&status).as_bytes())?;
+        console.out.write_all(render(&status, now()).as_bytes())?;
     }
     Ok(())
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &Status, now: u64) -> String {
     let mut text = format!(
         "sealblkd {}, pid {}, up {}; keys in memory: {}\n",
         status.version,
@@ -31,12 +32,12 @@ fn render(status: &Status) -> String {
     );
     for volume in &status.volumes {
         text.push('\n');
-        text.push_str(&render_volume(volume));
+        text.push_str(&render_volume(volume, now));
     }
     text
 }
 
-fn render_volume(volume: &VolumeStatus) -> String {
+fn render_volume(volume: &VolumeStatus, now: u64) -> String {
     let encryption = volume.encryption.as_ref().map_or_else(
         || "NONE: served with `plain`".to_owned(),
         |e| {
@@ -57,13 +58,44 @@ fn render_volume(volume: &VolumeStatus) -> String {
         if volume.serial.is_empty() { "none" } else { &volume.serial },
     );
     format!(
-        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n  disk        {disk}\n{}",
+        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n{}  disk        {disk}\n{}",
         volume.name,
         volume.state.as_str(),
         volume.uri,
         volume.socket,
+        volume.key_age.as_ref().map_or_else(String::new, |age| render_age(age, now)),
         render_queues(&volume.queues),
     )
+}
+
+/// How old the keys are, and what is to become of them.
+fn render_age(age: &KeyAge, now: u64) -> String {
+    let since = |since: Option<u64>| {
+        since.map_or_else(|| "of unknown age".to_owned(), |at| format!("since {}", ago(at, now)))
+    };
+    let mut text = format!(
+        "  age         volume key {}, secret {}\n",
+        since(age.volume_key_since),
+        since(age.secret_since),
+    );
+    let mut plan = Vec::new();
+    if let Some(at) = age.last_rotation_at {
+        plan.push(format!("last ended {}", ago(at, now)));
+    }
+    match age.due_at {
+        Some(at) if at <= now => plan.push(format!("DUE since {}", ago(at, now))),
+        Some(at) => plan.push(format!("due {}", ahead(at, now))),
+        None => {}
+    }
+    match age.next_run_at {
+        Some(at) if at <= now => plan.push("may run now".to_owned()),
+        Some(at) => plan.push(format!("next run {}", ahead(at, now))),
+        None => {}
+    }
+    if !plan.is_empty() {
+        text.push_str(&format!("  rotation    {}\n", plan.join(", ")));
+    }
+    text
 }
 
 fn render_queues(queues: &[QueueStatus]) -> String {
@@ -120,20 +152,6 @@ fn render_queues(queues: &[QueueStatus]) -> String {
         ));
     }
     text
-}
-
-/// The two largest units of a time.
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    if days > 0 {
-        format!("{days} d {} h", hours % 24)
-    } else if hours > 0 {
-        format!("{hours} h {} min", minutes % 60)
-    } else if minutes > 0 {
-        format!("{minutes} min {} s", seconds % 60)
-    } else {
-        format!("{seconds} s")
-    }
 }
 
 #[cfg(test)]
@@ -200,21 +218,35 @@ vda: connected
   queue 1 is broken: the guest's driver wrote nonsense into the ring; it takes no requests until \
 the guest resets the device
 ";
-        assert_eq!(render(&status), expected);
+        assert_eq!(render(&status, 0), expected);
     }
 
     #[test]
     fn an_unencrypted_volume_is_not_to_be_overlooked() {
-        let text = render_volume(&VolumeStatus::default());
+        let text = render_volume(&VolumeStatus::default(), 0);
         assert!(text.contains("encryption  NONE"), "{text}");
     }
 
     #[test]
-    fn times_are_shown_in_their_two_largest_units() {
-        for (seconds, text) in
-            [(0, "0 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
-        {
-            assert_eq!(duration(seconds), text);
-        }
+    fn the_age_of_keys_and_what_is_to_come_are_shown() {
+        const NOW: u64 = 1_795_514_100;
+        let day = 86400;
+        let age = KeyAge {
+            volume_key_since: Some(NOW - 12 * day),
+            secret_since: None,
+            due_at: Some(NOW + 353 * day),
+            last_rotation_at: Some(NOW - 11 * day),
+            next_run_at: Some(NOW + 356 * day),
+        };
+        let volume = VolumeStatus { key_age: Some(age.clone()), ..VolumeStatus::default() };
+        let expected = "  age         volume key since 2026-11-12 (12 d), secret of unknown age
+  rotation    last ended 2026-11-13 (11 d), due 2027-11-12 (in 353 d), next run \
+                        2027-11-15 (in 356 d)\n";
+        assert!(render_volume(&volume, NOW).contains(expected), "{}", render_volume(&volume, NOW));
+        let overdue = KeyAge { due_at: Some(NOW - day), next_run_at: Some(NOW), ..age };
+        let text = render_age(&overdue, NOW);
+        assert!(text.contains("DUE since 2026-11-23 (1 d), may run now\n"), "{text}");
+        let unknown = render_age(&KeyAge::default(), NOW);
+        assert_eq!(unknown, "  age         volume key of unknown age, secret of unknown age\n");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::model::Area;
 use super::node::to_base64;
 use super::rules::MAX_KEYSLOTS;
-use super::{KMS_TOKEN, Luks2, Metadata};
+use super::{KMS_TOKEN, KeyAge, Luks2, Metadata, age};
 use crate::error::LuksError;
 use crate::hash::Hash;
 use crate::header::Unlocked;
@@ -126,12 +126,14 @@ impl Luks2 {
         Ok((slot, script.finish().0))
     }
 
-    /// Plans the removal of a keyslot; `force` allows to remove the last that opens the volume.
+    /// Plans the removal of a keyslot; `force` allows to remove the last that opens the volume. The
+    /// same header notes `age`, if there is one.
     pub(crate) fn remove_keyslot(
         &self,
         io: &mut dyn ReadAt,
         slot: u32,
         force: bool,
+        age: Option<KeyAge>,
         random: &mut Random<'_>,
     ) -> Result<Plan, LuksError> {
         self.check_unchanged(io)?;
@@ -146,6 +148,9 @@ impl Luks2 {
 
         let mut raw = self.metadata.raw.clone();
         drop_keyslot(&mut raw, slot);
+        if let Some(age) = age {
+            age::put(&mut raw, age)?;
+        }
         let metadata = self.revalidated(raw)?;
 
         let mut script = self.script(random)?;
@@ -165,7 +170,7 @@ impl Luks2 {
         if Self::load(io)? == *self { Ok(()) } else { Err(LuksError::Changed) }
     }
 
-    fn revalidated(&self, raw: Value) -> Result<Metadata, LuksError> {
+    pub(super) fn revalidated(&self, raw: Value) -> Result<Metadata, LuksError> {
         revalidated(raw, self.binary.hdr_size)
     }
 }

@@ -15,7 +15,7 @@ use super::edit::{SALT_BYTES, area_bytes, make_keyslot};
 use super::model::Area;
 use super::node::to_base64;
 use super::rules::SECTOR_SIZES;
-use super::{Binary, KMS_TOKEN, Metadata, Place};
+use super::{Binary, KMS_TOKEN, KeyAge, Metadata, Place, age};
 use crate::error::LuksError;
 use crate::hash::Hash;
 use crate::io::{Plan, Random};
@@ -52,6 +52,9 @@ pub struct FormatParams {
     pub subsystem: String,
     /// Names the key manager's secret.
     pub token: Option<KmsToken>,
+    /// The time, in seconds since 1970, UTC: since when the keys are in use. `None`: the header says
+    /// nothing about it.
+    pub created_at: Option<u64>,
 }
 
 /// The `sealblk-kms` token: which secret of a key manager opens a keyslot. Public.
@@ -105,7 +108,7 @@ pub fn format(
         Some(token) => json!({"0": token.to_json(0)}),
         None => json!({}),
     };
-    let raw = json!({
+    let mut raw = json!({
         "keyslots": {"0": keyslot},
         "tokens": tokens,
         "segments": {"0": {
@@ -122,6 +125,9 @@ pub fn format(
             "keyslots_size": (DATA_OFFSET_BYTES - 2 * HEADER_BYTES).to_string(),
         },
     });
+    if let Some(now) = params.created_at {
+        age::put(&mut raw, KeyAge::new_at(now))?;
+    }
     let metadata = Metadata::from_json(raw, HEADER_BYTES)
         .map_err(|flaw| LuksError::BadParameter(format!("the header would be invalid: {flaw}")))?;
     let json = metadata.to_text();

@@ -5,6 +5,7 @@
 //! Invariant of every plan: at each point at least one copy is valid and durable; the copy that
 //! counts is written last.
 
+mod age;
 mod binary;
 mod commit;
 mod copies;
@@ -24,6 +25,7 @@ pub(crate) use copies::CopyState;
 pub(crate) use model::Metadata;
 pub(crate) use repair::repair;
 
+pub use age::KeyAge;
 pub use edit::NewKeyslot;
 pub use format::{FormatParams, KmsToken, format};
 pub use reencrypt::{

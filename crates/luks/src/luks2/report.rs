@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::model::{DigestKind, KeyslotKind, SegmentKind};
 use super::{CopyState, KMS_TOKEN, Luks2};
-use crate::kdf::{Kdf, KdfLimits};
+use crate::kdf::{Kdf, KdfLimits, SlotKdf};
 use crate::report::{
     CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, TokenReport, fingerprint,
 };
@@ -102,6 +102,21 @@ impl Luks2 {
             }
         });
         each.collect()
+    }
+
+    /// How a keyslot stretches its passphrase, if a new one may do the same.
+    pub(crate) fn kdf_like(&self, slot: u32) -> Option<SlotKdf> {
+        let KeyslotKind::Luks2(luks2) = &self.metadata.keyslots.get(&slot)?.kind else {
+            return None;
+        };
+        let like = match luks2.kdf {
+            Kdf::Pbkdf2 { iterations, .. } => SlotKdf::Pbkdf2Sha256 { iterations },
+            Kdf::Argon2 { passes, memory_kib, lanes, .. } => {
+                SlotKdf::Argon2id { passes, memory_kib, lanes }
+            }
+            Kdf::Unknown(_) => return None,
+        };
+        like.check_minimum().ok().map(|()| like)
     }
 
     fn digest_reports(&self) -> Vec<DigestReport> {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::{NewKeyslot, repair};
+use crate::{KeyAge, NewKeyslot, repair};
 
 /// Offset and bytes.
 type Write<'a> = (u64, &'a [u8]);
@@ -200,7 +200,9 @@ fn changing_the_secret_leaves_one_of_both_that_opens_at_every_crash() {
     let mut image = base.clone();
     execute(&mut image, &adding);
     let header = load(&image).unwrap();
-    let removing = header.remove_keyslot(&mut image.as_slice(), 0, false, &mut rng(3)).unwrap();
+    // The age of the new secret is noted by the very header that no longer has the old one.
+    let age = KeyAge::new_at(2_000_000_000);
+    let removing = header.retire_keyslot(&mut image.as_slice(), 0, age, &mut rng(3)).unwrap();
     execute(&mut image, &removing);
     let steps: Vec<Step> = adding.steps().iter().chain(removing.steps()).cloned().collect();
     let key = unlock(&base, OLD).unwrap();
@@ -210,6 +212,10 @@ fn changing_the_secret_leaves_one_of_both_that_opens_at_every_crash() {
         let limits = KdfLimits::default();
         let passphrase = if opened == slot { NEW } else { OLD };
         let unlocked = header.unlock_slot(io, &secret(passphrase), opened, &limits).unwrap();
+        let noted = header.key_age()? == Some(age);
+        if noted == header.report().keyslots.iter().any(|keyslot| keyslot.id == 0) {
+            return Err("the age is noted at the wrong moment".into());
+        }
         let same = unlocked.key.ct_eq(key.key.expose());
         if same { Ok(()) } else { Err("another volume key".into()) }
     });

@@ -1,5 +1,6 @@
 //! Tests of the whole crate: known answers, crash points, hostile headers, the real cryptsetup.
 
+mod age;
 mod copies;
 mod crash;
 mod faults;
@@ -69,6 +70,7 @@ fn params(volume_bytes: u64) -> FormatParams {
         label: "label".into(),
         subsystem: "sealblk".into(),
         token: Some(KmsToken { key_id: "secret/7".into() }),
+        created_at: None,
     }
 }
 

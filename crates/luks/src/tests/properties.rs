@@ -24,6 +24,8 @@ fn exercise(image: &[u8]) {
         let _ = header.remove_keyslot(&mut io, 0, true, &mut rng(1));
         let _ = header.rotation_status();
         let _ = header.rotation_notes();
+        let _ = header.key_age();
+        let _ = header.set_key_age(&mut io, crate::KeyAge::new_at(1), &mut rng(1));
         let _ = header.abandon_rotation(&mut io, &mut rng(1));
         let _ = header.clean_up_rotation(&mut io, &mut rng(1));
     }

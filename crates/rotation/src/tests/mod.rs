@@ -158,6 +158,7 @@ impl World {
             label: String::new(),
             subsystem: String::new(),
             token: None,
+            created_at: None,
         };
         carry_out(&*inner, &format(&params, &secret(OLD), &mut random).unwrap()).unwrap();
         let faults = Arc::new(Faults::default());
@@ -176,7 +177,7 @@ impl World {
         let beginning = Beginning {
             passphrase: &old,
             new_passphrase: self.shape.new_secret.then_some(&new),
-            kdf: KDF,
+            kdf: None,
             notes: RotationNotes::default(),
         };
         let params = params(&*self.inner, ZONE_BYTES);

@@ -105,7 +105,7 @@ fn a_rotation_under_way_is_not_begun_anew() {
     let beginning = Beginning {
         passphrase: &old,
         new_passphrase: None,
-        kdf: KDF,
+        kdf: None,
         notes: RotationNotes::default(),
     };
     let params = params(&*world.inner, ZONE_BYTES);

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::age;
 use super::super::edit::{drop_keyslot, free_slot, free_token, insert, revalidated};
 use super::super::format::new_digest;
 use super::super::model::{Area, Metadata};
@@ -155,6 +156,7 @@ pub(super) fn ended(
 ) -> Result<Metadata, LuksError> {
     let (old, new) = found.digests();
     let known = RotationToken::of(metadata).map_err(refused)?;
+    let new_secret = known.as_ref().is_some_and(|(_, token)| token.changes_secret());
     let (token_id, notes, mut doomed) = match known {
         Some((id, token)) => (id, token.notes, token.temporary),
         // Begun by cryptsetup.
@@ -180,9 +182,11 @@ pub(super) fn ended(
     }
     raw["digests"][new.to_string()]["segments"] = json!(["0"]);
     drop_requirement(&mut raw);
+    let started_at = notes.started_at;
     let token =
         RotationToken { stage: Stage::Wiping, digest: new, temporary: Vec::new(), notes, wipe };
     insert(&mut raw, "tokens", token_id, token.to_json())?;
+    age::after_rotation(&mut raw, metadata, started_at, new_secret);
     revalidated(raw, hdr_size)
 }
 

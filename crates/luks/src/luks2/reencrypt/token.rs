@@ -64,6 +64,11 @@ pub struct RotationNotes {
 }
 
 impl RotationToken {
+    /// Only a new secret needs keyslots for the time of the rotation. Asked before they are removed.
+    pub(super) fn changes_secret(&self) -> bool {
+        !self.temporary.is_empty()
+    }
+
     pub(super) fn to_json(&self) -> Value {
         let ids = |list: &[u32]| list.iter().map(u32::to_string).collect::<Vec<_>>();
         let mut json = json!({

@@ -5,6 +5,7 @@
 //! is interrupted. Invariant R8: nothing is wiped that a header names as a keyslot's, whatever the
 //! list says.
 
+use super::super::age;
 use super::super::commit::Script;
 use super::super::edit::{drop_keyslot, insert, revalidated};
 use super::super::model::Area;
@@ -61,6 +62,10 @@ pub(super) fn wipe(
     }
     let mut raw = metadata.raw.clone();
     remove(&mut raw, "tokens", id);
+    if token.stage == Stage::Running {
+        // cryptsetup ended it, and knows nothing of ages.
+        age::after_rotation(&mut raw, metadata, token.notes.started_at, false);
+    }
     script.commit(&revalidated(raw, hdr_size)?)?;
     script.flush();
     Ok(script.finish().0)
@@ -117,6 +122,10 @@ impl Luks2 {
             return Err(refuse("no keyslot would remain that opens the volume".into()));
         }
         let mut raw = self.metadata.raw.clone();
+        if token.stage == Stage::Running {
+            let new_secret = token.changes_secret();
+            age::after_rotation(&mut raw, &self.metadata, token.notes.started_at, new_secret);
+        }
         token.wipe.extend(areas(&self.metadata, &token.temporary));
         for slot in std::mem::take(&mut token.temporary) {
             drop_keyslot(&mut raw, slot);

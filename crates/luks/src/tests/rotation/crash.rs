@@ -202,7 +202,13 @@ pub(super) fn crash_everywhere(shape: Shape, broken: Broken, seed: u64, lots: us
     outcome.states = crash_states(base, log, &mut dice, lots, |state, history, name| {
         match trial.recovered(state, history) {
             Err(failure) => outcome.failures.push(format!("{name}: {failure}")),
-            Ok((world, recovered)) if broken == Broken::default() && closer.chance(3) => {
+            Ok((world, recovered)) if broken == Broken::default() => {
+                if let Err(failure) = super::age::fits(&shape, &world.image) {
+                    outcome.failures.push(format!("{name}: {failure}"));
+                }
+                if !closer.chance(3) {
+                    return;
+                }
                 if let Err(failure) = again(&trial, &world, history, seed, &mut nested) {
                     outcome.failures.push(format!("{name}, then in recovery {failure}"));
                 }

@@ -64,6 +64,10 @@ fn cryptsetup_ends_what_we_begin() {
                 let plan = header.clean_up_rotation(&mut ended.as_slice(), &mut rng(1)).unwrap();
                 execute(&mut ended, &plan);
                 assert_eq!(json_of(&ended)["keyslots"].as_object().unwrap().len(), 1);
+                let age = load(&ended).unwrap().key_age().unwrap().unwrap();
+                let secret_since = if new_secret { 1_700_000_000 } else { 1_600_000_000 };
+                assert_eq!(age.volume_key_since, Some(1_700_000_000), "{shape:?}");
+                assert_eq!((age.secret_since, age.rotations), (Some(secret_since), 1));
                 assert_eq!(unlock(&ended, OLD).is_ok(), !new_secret, "{shape:?}");
                 let file = File::new(&ended);
                 assert!(file.opens(opens));

@@ -121,6 +121,7 @@ impl Shape {
         let params = FormatParams {
             sector_bytes: self.sector_bytes,
             algorithm: Algorithm::Aes128XtsPlain64,
+            created_at: Some(1_600_000_000),
             ..params(VOLUME_BYTES)
         };
         execute(&mut image, &format(&params, &secret(OLD), &mut rng(1)).unwrap());

@@ -1,0 +1,178 @@
+//! The thread of one rotation, from the first keyslot to the last wipe.
+//!
+//! Its stack holds round keys, so it is protected like a queue's.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow};
+use sealblk_api::{Rotation as Told, RotationState};
+use sealblk_block::in_one_line;
+use sealblk_keys::KeySource;
+use sealblk_luks::{Header, Rotation, RotationNotes, Unlocked};
+use sealblk_rotation::{
+    Beginning, Begun, Gate, HeaderLock, Job, Outcome, Reader, begin, known_age, params, run,
+};
+use sealblk_secret::{protect_stack, wipe_stack};
+
+use super::gate::DiskGate;
+use super::{Inner, Start, Task};
+use crate::aging::wall_clock;
+
+/// Its stack: as a queue thread's, it counts as locked memory.
+const STACK_BYTES: usize = 512 << 10;
+
+pub(super) fn spawn(inner: Arc<Inner>, task: Task) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("rotation".to_owned()).stack_size(STACK_BYTES).spawn(
+        move || {
+            let span = tracing::info_span!("rotation", disk = inner.parts.name);
+            let _entered = span.enter();
+            if let Err(error) = protect_stack() {
+                tracing::warn!(%error, "parts of the keys may be swapped out: raise LimitMEMLOCK");
+            }
+            rotate(&inner, task);
+            inner.lock().running = false;
+            // The stack's memory may serve another thread next.
+            wipe_stack();
+        },
+    )
+}
+
+fn rotate(inner: &Inner, task: Task) {
+    let mut gate = DiskGate(inner.parts.board.key_switch());
+    let (begun, new_key) = match task {
+        Task::Resume(unlocked, rotation) => {
+            tracing::info!(done_bytes = rotation.done_bytes(), "the rotation goes on");
+            (Begun { unlocked: *unlocked, rotation: *rotation }, None)
+        }
+        Task::Start(start) => match start_anew(inner, &mut gate, &start) {
+            Ok(begun) => {
+                // Whoever asked may have gone.
+                let _ = start.answer.send(Ok(()));
+                (begun, start.new_key)
+            }
+            Err(error) => {
+                let why = in_one_line(error.as_ref());
+                tracing::error!(why, "the rotation can't begin");
+                let _ = start.answer.send(Err(why));
+                return;
+            }
+        },
+    };
+    let Begun { unlocked, rotation } = begun;
+    tell(inner, |told| describe(inner, told, &unlocked, &rotation));
+    let watch = inner.lock().watch.clone();
+    let outcome = run(Job {
+        volume: &inner.parts.volume,
+        unlocked: &unlocked,
+        rotation,
+        gate: &mut gate,
+        controls: &inner.controls,
+        watch: &watch,
+    });
+    drop(unlocked);
+    match outcome {
+        Ok(Outcome::Completed) => completed(inner, new_key),
+        Ok(Outcome::Stopped | Outcome::Ended) => {
+            tracing::info!("the rotation stops here, and goes on with the next start");
+        }
+        Err(error) => tell(inner, |told| {
+            told.state = RotationState::Failed;
+            told.ended_at = Some(wall_clock());
+            told.trouble = Some(in_one_line(&error));
+        }),
+    }
+}
+
+fn tell(inner: &Inner, change: impl FnOnce(&mut Told)) {
+    // The description reads the volume: not while the lock is held.
+    let mut told = inner.lock().told.clone();
+    change(&mut told);
+    inner.lock().told = told;
+}
+
+/// Fetches the keys, makes the new one, and gives the data path both.
+fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Result<Begun> {
+    let parts = &inner.parts;
+    let key = inner.lock().key.clone();
+    let old = key.fetch()?;
+    let new = start.new_key.as_ref().map(KeySource::fetch).transpose().context("the new key")?;
+    if let Some(warning) = new.as_ref().and_then(|new| new.warning.as_ref()) {
+        tracing::warn!("{warning}");
+    }
+    let header = Header::load(&mut Reader(&*parts.volume), &parts.headers())?;
+    let (uuid, age) = (header.uuid(), known_age(&header, false, &parts.ages).age);
+    drop(header);
+    let _ = (&start.header_backup, start.keep_luks2, uuid);
+    let beginning = Beginning {
+        passphrase: &old.passphrase,
+        new_passphrase: new.as_ref().map(|new| &new.passphrase),
+        kdf: None,
+        notes: RotationNotes {
+            old_key_id: Some(key.to_string()),
+            new_key_id: Some(start.new_key.as_ref().unwrap_or(&key).to_string()),
+            started_at: wall_clock(),
+            generation: age.rotations + 1,
+        },
+    };
+    let zone_bytes = inner.controls.wishes().zone_bytes;
+    let begun = {
+        let _lock = HeaderLock::take(parts.volume.uri(), &mut || {});
+        let params = params(&*parts.volume, zone_bytes);
+        begin(&*parts.volume, &parts.headers(), &beginning, params)?
+    };
+    gate.publish(&begun.rotation.segments()?).map_err(|error| anyhow!(error))?;
+    tracing::info!(
+        zone_bytes,
+        resilience = begun.rotation.resilience(),
+        new_secret = start.new_key.is_some(),
+        "the rotation begins"
+    );
+    Ok(begun)
+}
+
+/// Names of everything that takes part.
+fn describe(inner: &Inner, told: &mut Told, unlocked: &Unlocked, rotation: &Rotation) {
+    *told = Told {
+        state: RotationState::Running,
+        resilience: rotation.resilience().to_owned(),
+        ..Told::default()
+    };
+    let parts = &inner.parts;
+    let Ok(header) = Header::load(&mut Reader(&*parts.volume), &parts.headers()) else { return };
+    let report = header.report();
+    let [old, new] = [unlocked.old_digest(), Some(unlocked.digest())].map(|digest| {
+        let found = report.digests.iter().find(|one| Some(one.id) == digest);
+        found.map_or_else(String::new, |one| one.fingerprint.clone())
+    });
+    (told.old_volume_key, told.new_volume_key) = (old, new);
+    if let Ok(Some(notes)) = header.rotation_notes() {
+        told.old_secret = notes.old_key_id.unwrap_or_default();
+        told.new_secret = notes.new_key_id.unwrap_or_default();
+        told.started_at = Some(notes.started_at);
+    }
+}
+
+/// All data has the new key, and nothing of the old one is left.
+fn completed(inner: &Inner, new_key: Option<KeySource>) {
+    let parts = &inner.parts;
+    tell(inner, |told| {
+        told.state = RotationState::Completed;
+        told.ended_at = Some(wall_clock());
+    });
+    let header = Header::load(&mut Reader(&*parts.volume), &parts.headers());
+    let mut state = inner.lock();
+    if let Ok(header) = header {
+        state.aging.age = known_age(&header, false, &parts.ages).age;
+    }
+    tracing::info!("the rotation is complete: the old volume key opens nothing any more");
+    if let Some(key) = new_key {
+        tracing::warn!(
+            old = %state.key,
+            new = %key,
+            "the old secret no longer opens the volume: the configuration must name the new one"
+        );
+        state.key = key;
+    }
+}

@@ -1,13 +1,15 @@
 //! `sealblk status`: what a daemon says about itself.
 
-use sealblk_api::{QueueStatus, STATUS_PATH, Status, VolumeStatus};
+use sealblk_api::{QueueStatus, RotationState, STATUS_PATH, Status, VolumeStatus};
 
 use crate::args;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::http;
+use crate::progress;
 use crate::size::human;
 use crate::table::{Align, Table};
+use crate::time::duration;
 
 pub(crate) fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure> {
     if args.json {
@@ -56,8 +58,13 @@ fn render_volume(volume: &VolumeStatus) -> String {
         on_off(volume.discard),
         if volume.serial.is_empty() { "none" } else { &volume.serial },
     );
+    let rotation = volume.rotation.as_ref().filter(|r| r.state != RotationState::None);
+    let rotation = rotation.map_or_else(String::new, |rotation| {
+        format!("  rotation    {}\n", progress::phrase(rotation))
+    });
     format!(
-        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n  disk        {disk}\n{}",
+        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n  disk        {disk}\n\
+         {rotation}{}",
         volume.name,
         volume.state.as_str(),
         volume.uri,
@@ -122,23 +129,9 @@ fn render_queues(queues: &[QueueStatus]) -> String {
     text
 }
 
-/// The two largest units of a time.
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    if days > 0 {
-        format!("{days} d {} h", hours % 24)
-    } else if hours > 0 {
-        format!("{hours} h {} min", minutes % 60)
-    } else if minutes > 0 {
-        format!("{minutes} min {} s", seconds % 60)
-    } else {
-        format!("{seconds} s")
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use sealblk_api::{Encryption, Errors, Requests, SessionState};
+    use sealblk_api::{Encryption, Errors, Requests, Rotation, SessionState};
 
     use super::*;
 
@@ -210,11 +203,20 @@ the guest resets the device
     }
 
     #[test]
-    fn times_are_shown_in_their_two_largest_units() {
-        for (seconds, text) in
-            [(0, "0 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
-        {
-            assert_eq!(duration(seconds), text);
-        }
+    fn a_rotation_is_shown_in_a_line() {
+        let rotation = Rotation {
+            state: RotationState::Running,
+            done_bytes: 3 << 30,
+            total_bytes: 8 << 30,
+            rate_bytes: 100 << 20,
+            eta_seconds: Some(52),
+            ..Rotation::default()
+        };
+        let volume = VolumeStatus { rotation: Some(rotation), ..VolumeStatus::default() };
+        let text = render_volume(&volume);
+        let line = "\n  rotation    running, 37.5 %, 3 GiB of 8 GiB, 100 MiB/s, 52 s left\n";
+        assert!(text.contains(line), "{text}");
+        let none = VolumeStatus { rotation: Some(Rotation::default()), ..VolumeStatus::default() };
+        assert!(!render_volume(&none).contains("rotation"));
     }
 }

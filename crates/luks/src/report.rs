@@ -97,10 +97,20 @@ pub struct DigestReport {
     /// `pbkdf2` with its costs, or an unknown type.
     #[serde(rename = "type")]
     pub kind: String,
+    /// What the key may be called: the first bytes of its digest, in hex. Says nothing about the key.
+    pub fingerprint: String,
     /// Keyslots that hold this key.
     pub keyslots: Vec<u32>,
     /// Segments under this key.
     pub segments: Vec<u32>,
+}
+
+/// Bytes of a digest that name a key.
+const FINGERPRINT_BYTES: usize = 8;
+
+/// The name of the key whose digest this is.
+pub(crate) fn fingerprint(digest: &[u8]) -> String {
+    digest.iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A token.

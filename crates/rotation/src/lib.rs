@@ -6,10 +6,12 @@
 //!
 //! Deliberately absent: the engine. It is on the other side of the gate.
 
+mod backup;
 mod gate;
 mod lock;
 mod storage;
 
+pub use backup::{BackupError, HeaderBackup, Restoration, Restored, restore};
 pub use gate::{Ended, Gate, Load, NoGuests};
 pub use lock::HeaderLock;
 pub use storage::{Reader, carry_out, random};

@@ -3,7 +3,7 @@
 use super::Luks1;
 use super::phdr::SLOTS;
 use crate::kdf::KdfLimits;
-use crate::report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport};
+use crate::report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, fingerprint};
 use crate::text::printable;
 
 impl Luks1 {
@@ -50,6 +50,7 @@ impl Luks1 {
                     printable(&self.hash),
                     self.digest_iterations
                 ),
+                fingerprint: fingerprint(&self.digest),
                 keyslots: active,
                 segments: vec![0],
             }],

@@ -5,7 +5,9 @@ use serde_json::Value;
 use super::model::{DigestKind, KeyslotKind, SegmentKind};
 use super::{CopyState, KMS_TOKEN, Luks2};
 use crate::kdf::{Kdf, KdfLimits};
-use crate::report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, TokenReport};
+use crate::report::{
+    CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, TokenReport, fingerprint,
+};
 use crate::text::{printable, shown};
 
 impl Luks2 {
@@ -110,6 +112,10 @@ impl Luks2 {
                     format!("pbkdf2-{} {iterations} iterations", printable(hash))
                 }
                 DigestKind::Unknown(kind) => printable(kind),
+            },
+            fingerprint: match &digest.kind {
+                DigestKind::Pbkdf2 { digest, .. } => fingerprint(digest),
+                DigestKind::Unknown(_) => String::new(),
             },
             keyslots: digest.keyslots.clone(),
             segments: digest.segments.clone(),

@@ -52,7 +52,7 @@ fn opened(volume: Arc<dyn Volume>) -> Opened {
     let profile = profile(&config, volume.geometry(), &unlocked.segments, "").unwrap();
     let disk = Disk::new(&volume, &unlocked.segments, &profile, &engine_config(&config)).unwrap();
     Opened {
-        aging: None,
+        rotator: None,
         name: config.name,
         socket: config.socket,
         profile,

@@ -7,6 +7,13 @@ use sealblk_keys::KeySource;
 
 use crate::size;
 
+mod rotate;
+
+pub(crate) use rotate::{
+    HeaderBackup, HeaderCommand, HeaderRestore, Limit, Rotate, RotateCommand, RotateHow,
+    RotateStart, RotateStatus, RotateThrottle, Served,
+};
+
 /// Looks after encrypted volumes: LUKS headers, keyslots, and the daemon's status.
 #[derive(Debug, Parser)]
 #[command(name = "sealblk", version, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -25,6 +32,8 @@ Examples:
   sealblk inspect --volume file:/var/lib/disk.img
   sealblk key add --volume file:/var/lib/disk.img --key file:/etc/disk.key --new-key file:/etc/new.key
   sealblk status --control /run/sealblk/control.sock
+  sealblk rotate start --control /run/sealblk/control.sock --volume vda
+  sealblk rotate status --control /run/sealblk/control.sock --volume vda --watch
 
 Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused (it would have destroyed something;
 nothing was changed).";
@@ -41,6 +50,12 @@ pub(crate) enum Command {
     /// Let another passphrase open the volume in place of the one that does; the data stays as it is.
     /// The volume must not be served meanwhile
     Rewrap(Rewrap),
+    /// Replace the volume key: re-encrypt all data, while the guest works or on a volume that nobody
+    /// uses
+    Rotate(Box<Rotate>),
+    /// Back up and restore headers
+    #[command(subcommand)]
+    Header(HeaderCommand),
     /// Rewrite a damaged header copy from the good one. The volume must not be served meanwhile
     Repair(Repair),
     /// Show what a running daemon serves

@@ -1,7 +1,9 @@
 //! One module for each command.
 
 pub(crate) mod format;
+pub(crate) mod header;
 pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod repair;
+pub(crate) mod rotate;
 pub(crate) mod status;

@@ -17,6 +17,8 @@ pub(crate) struct Console<'a> {
     pub(crate) input: &'a mut dyn BufRead,
     /// Whether somebody is there to answer: input and error output are terminals.
     pub(crate) interactive: bool,
+    /// Whether a line of the output can be drawn over: it is a terminal.
+    pub(crate) redraws: bool,
 }
 
 impl Console<'_> {
@@ -58,7 +60,9 @@ mod tests {
     fn ask(answer: &str, interactive: bool, yes: bool) -> (Result<(), Failure>, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut input = answer.as_bytes();
-        let mut console = Console { out: &mut out, err: &mut err, input: &mut input, interactive };
+        let redraws = false;
+        let mut console =
+            Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
         let result = console.confirm("All data on X will be lost.", yes);
         assert!(out.is_empty());
         (result, String::from_utf8(err).unwrap())

@@ -6,35 +6,85 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use sealblk_api::Refusal;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::config::Config;
-use ureq::http::Uri;
+use ureq::http::{Response, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
-use ureq::{Agent, Error};
+use ureq::{Agent, Body, Error};
 
 /// A daemon that takes longer is not well.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An order may have to fetch keys and to derive keys from passphrases first.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// There is no answer, or it is a no.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// Nobody answered: there is no daemon, or it ends or starts at the moment.
+    #[error(transparent)]
+    Unreachable(anyhow::Error),
+    /// It will not be better next time.
+    #[error(transparent)]
+    Refused(anyhow::Error),
+}
+
 /// Asks the daemon whose control socket is at `socket`.
-pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    let call = agent(socket, TIMEOUT).get(url(path)).call();
+    answer(socket, call)
+}
+
+/// Gives it an order.
+pub(crate) fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    order: &impl Serialize,
+) -> Result<T, AskError> {
+    let call = agent(socket, ORDER_TIMEOUT).post(url(path)).send_json(order);
+    answer(socket, call)
+}
+
+fn url(path: &str) -> String {
+    format!("http://sealblkd{path}")
+}
+
+fn agent(socket: &Path, timeout: Duration) -> Agent {
     let config =
-        Config::builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
-    let agent = Agent::with_parts(config, Unix(socket.to_owned()), NoAddress);
+        Config::builder().timeout_global(Some(timeout)).http_status_as_error(false).build();
+    Agent::with_parts(config, Unix(socket.to_owned()), NoAddress)
+}
+
+fn answer<T: DeserializeOwned>(
+    socket: &Path,
+    call: Result<Response<Body>, Error>,
+) -> Result<T, AskError> {
     let what = || format!("control socket {}", socket.display());
-    let mut answer =
-        agent.get(format!("http://sealblkd{path}")).call().map_err(advise).with_context(what)?;
+    let mut answer = call.map_err(|error| {
+        let denied =
+            matches!(&error, Error::Io(error) if error.kind() == ErrorKind::PermissionDenied);
+        let advice = advise(error).context(what());
+        if denied { AskError::Refused(advice) } else { AskError::Unreachable(advice) }
+    })?;
     if !answer.status().is_success() {
         let status = answer.status();
         let refusal = answer.body_mut().read_json::<Refusal>();
         let why = refusal.map_or_else(|_| status.to_string(), |refusal| refusal.error);
-        return Err(anyhow!(why).context(what()));
+        return Err(AskError::Refused(anyhow!(why).context(what())));
     }
-    answer.body_mut().read_json().context("the daemon's answer makes no sense").with_context(what)
+    let body = answer.body_mut().read_to_string().map_err(|error| {
+        AskError::Unreachable(anyhow!(error).context("the daemon did not end its answer"))
+    })?;
+    serde_json::from_str(&body).map_err(|error| {
+        let nonsense = anyhow!(error).context("the daemon's answer makes no sense");
+        AskError::Refused(nonsense.context(what()))
+    })
 }
 
 /// What to do about a socket that can't be connected to.

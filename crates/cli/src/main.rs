@@ -12,6 +12,7 @@ mod console;
 mod failure;
 mod http;
 mod keyfile;
+mod progress;
 mod size;
 mod table;
 mod target;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command, Key};
+use crate::args::{Cli, Command, HeaderCommand, Key};
 use crate::console::Console;
 use crate::failure::Failure;
 
@@ -32,7 +33,9 @@ fn main() -> ExitCode {
         let (mut out, mut err, mut input) =
             (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
         let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
-        let mut console = Console { out: &mut out, err: &mut err, input: &mut input, interactive };
+        let redraws = io::stdout().is_terminal();
+        let mut console =
+            Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
         run(&cli.command, &mut console)?;
         Ok(out.flush()?)
     });
@@ -53,6 +56,9 @@ fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {
         Command::Key(Key::Add(args)) => commands::key::add(args, console),
         Command::Key(Key::Remove(args)) => commands::key::remove(args, console),
         Command::Rewrap(args) => commands::key::rewrap(args, console),
+        Command::Rotate(args) => commands::rotate::run(args, console),
+        Command::Header(HeaderCommand::Backup(args)) => commands::header::backup(args, console),
+        Command::Header(HeaderCommand::Restore(args)) => commands::header::restore(args, console),
         Command::Repair(args) => commands::repair::run(args, console),
         Command::Status(args) => commands::status::run(args, console),
     }

@@ -10,6 +10,7 @@
 //! Deliberately absent: the engine. It is on the other side of the gate.
 
 mod ages;
+mod backup;
 mod begin;
 mod controls;
 mod driver;
@@ -23,6 +24,7 @@ mod schedule;
 mod storage;
 
 pub use ages::{AgeError, Ages, KnownAge, Place, is_uuid, known_age};
+pub use backup::{BackupError, HeaderBackup, Restoration, Restored, restore};
 pub use begin::{Beginning, Begun, begin};
 pub use controls::{Controls, Phase, Progress, Watch, Wishes, ZONE_BYTES, ZONE_BYTES_MAX};
 pub use driver::{Job, Outcome, run};

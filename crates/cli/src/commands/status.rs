@@ -1,11 +1,12 @@
 //! `sealblk status`: what a daemon says about itself.
 
-use sealblk_api::{KeyAge, QueueStatus, STATUS_PATH, Status, VolumeStatus};
+use sealblk_api::{KeyAge, QueueStatus, RotationState, STATUS_PATH, Status, VolumeStatus};
 
 use crate::args;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::http;
+use crate::progress;
 use crate::size::human;
 use crate::table::{Align, Table};
 use crate::time::{ago, ahead, duration, now};
@@ -57,8 +58,13 @@ fn render_volume(volume: &VolumeStatus, now: u64) -> String {
         on_off(volume.discard),
         if volume.serial.is_empty() { "none" } else { &volume.serial },
     );
+    let rotation = volume.rotation.as_ref().filter(|r| r.state != RotationState::None);
+    let rotation = rotation.map_or_else(String::new, |rotation| {
+        format!("  rotation    {}\n", progress::phrase(rotation))
+    });
     format!(
-        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n{}  disk        {disk}\n{}",
+        "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n{}  disk        {disk}\n\
+         {rotation}{}",
         volume.name,
         volume.state.as_str(),
         volume.uri,
@@ -156,7 +162,7 @@ fn render_queues(queues: &[QueueStatus]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sealblk_api::{Encryption, Errors, Requests, SessionState};
+    use sealblk_api::{Encryption, Errors, Requests, Rotation, SessionState};
 
     use super::*;
 
@@ -248,5 +254,23 @@ the guest resets the device
         assert!(text.contains("DUE since 2026-11-23 (1 d), may run now\n"), "{text}");
         let unknown = render_age(&KeyAge::default(), NOW);
         assert_eq!(unknown, "  age         volume key of unknown age, secret of unknown age\n");
+    }
+
+    #[test]
+    fn a_rotation_is_shown_in_a_line() {
+        let rotation = Rotation {
+            state: RotationState::Running,
+            done_bytes: 3 << 30,
+            total_bytes: 8 << 30,
+            rate_bytes: 100 << 20,
+            eta_seconds: Some(52),
+            ..Rotation::default()
+        };
+        let volume = VolumeStatus { rotation: Some(rotation), ..VolumeStatus::default() };
+        let text = render_volume(&volume, 0);
+        let line = "\n  rotation    running, 37.5 %, 3 GiB of 8 GiB, 100 MiB/s, 52 s left\n";
+        assert!(text.contains(line), "{text}");
+        let none = VolumeStatus { rotation: Some(Rotation::default()), ..VolumeStatus::default() };
+        assert!(!render_volume(&none, 0).contains("rotation"));
     }
 }

@@ -15,7 +15,7 @@ mod lock;
 mod schedule;
 mod storage;
 
-pub use ages::{AgeError, Ages, KnownAge, Place, is_uuid, known_age};
+pub use ages::{AgeError, Ages, KnownAge, Place, after_rotation_as_luks2, is_uuid, known_age};
 pub use gate::{Ended, Gate, Load, NoGuests};
 pub use lock::HeaderLock;
 pub use schedule::{

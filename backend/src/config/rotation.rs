@@ -11,7 +11,7 @@ use serde::Deserialize;
 /// Least rate: below it a disk of some TiB takes years.
 const RATE_MIN: u64 = 64 << 10;
 /// Hot zones: each costs two header changes, and parks the guest's writes to it while it is in work.
-const HOTZONES: std::ops::RangeInclusive<u64> = 64 << 10..=64 << 20;
+const HOTZONES: std::ops::RangeInclusive<u64> = 64 << 10..=256 << 20;
 /// A hot zone holds whole encryption sectors, whatever their size.
 const HOTZONE_UNIT: u64 = 4096;
 /// Latencies below can't be told from noise, those above are no limit.
@@ -161,7 +161,7 @@ fn rate(bytes: u64) -> Result<u64, String> {
 
 fn hotzone(bytes: u64) -> Result<u64, String> {
     if !HOTZONES.contains(&bytes) || !bytes.is_multiple_of(HOTZONE_UNIT) {
-        return Err(format!("{bytes} bytes; possible are the multiples of 4K from 64K to 64M"));
+        return Err(format!("{bytes} bytes; possible are the multiples of 4K from 64K to 256M"));
     }
     Ok(bytes)
 }

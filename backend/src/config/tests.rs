@@ -253,7 +253,7 @@ fn what_is_wrong_about_rotations_is_named_with_its_place_and_what_is_possible() 
         ("window = []", "\"always\""),
         ("rate = \"fast\"", "is no size"),
         ("rate = 1000", "at least 64K"),
-        ("hotzone = \"128M\"", "from 64K to 64M"),
+        ("hotzone = \"512M\"", "from 64K to 256M"),
         ("hotzone = 70000", "multiples of 4K"),
         ("guest_latency_max = \"1us\"", "100us to 10s"),
         ("guest_latency_max = \"5\"", "is no time"),

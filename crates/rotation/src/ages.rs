@@ -6,9 +6,9 @@
 //! is one ([`is_uuid`]): it comes from a header.
 //! Deliberately absent: locks. Who writes a volume's age holds the volume.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sealblk_luks::{Header, KeyAge};
@@ -63,7 +63,7 @@ struct Stored {
 }
 
 impl Ages {
-    /// The directory need not exist yet.
+    /// The directory need not exist yet; that in which it lies must.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
     }
@@ -159,12 +159,14 @@ fn replace(directory: &Path, path: &Path, stored: &Stored) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Makes the directory, durably, unless it is there.
+/// Makes the directory, but none above it, durably, unless it is there.
 fn make(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    DirBuilder::new().mode(0o700).create(directory)?;
+    // A daemon's umask may be one for files (0177).
+    fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     match directory.parent() {
         Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(parent) => File::open(parent)?.sync_all(),
@@ -205,14 +207,28 @@ pub fn known_age(header: &Header, read_only: bool, ages: &Ages) -> KnownAge {
         })
     };
     let mut age = useful(header.key_age()).unwrap_or_default();
-    if age.volume_key_since.is_none()
+    if (age.volume_key_since.is_none() || age.secret_since.is_none())
         && let Some(kept) = useful(ages.read(&header.uuid()))
     {
-        age.volume_key_since = kept.volume_key_since;
+        age.volume_key_since = age.volume_key_since.or(kept.volume_key_since);
         age.secret_since = age.secret_since.or(kept.secret_since);
         age.rotations = age.rotations.max(kept.rotations);
     }
     KnownAge { age, place, trouble }
+}
+
+/// What to keep of a LUKS1 volume whose rotation has ended, before it becomes LUKS1 again: `kept` is
+/// from before the rotation, `noted` by the header that ended it, which as LUKS2 knew of no other
+/// time. The same again when it was kept already.
+pub fn after_rotation_as_luks2(kept: KeyAge, noted: KeyAge) -> KeyAge {
+    if kept.volume_key_since.is_some() && kept.volume_key_since == noted.volume_key_since {
+        return kept;
+    }
+    KeyAge {
+        volume_key_since: noted.volume_key_since.or(kept.volume_key_since),
+        secret_since: noted.secret_since.or(kept.secret_since),
+        rotations: kept.rotations.saturating_add(noted.rotations),
+    }
 }
 
 #[cfg(test)]

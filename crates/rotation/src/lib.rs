@@ -23,7 +23,7 @@ mod recover;
 mod schedule;
 mod storage;
 
-pub use ages::{AgeError, Ages, KnownAge, Place, is_uuid, known_age};
+pub use ages::{AgeError, Ages, KnownAge, Place, after_rotation_as_luks2, is_uuid, known_age};
 pub use backup::{BackupError, HeaderBackup, Restoration, Restored, restore};
 pub use begin::{Beginning, Begun, begin};
 pub use controls::{Controls, Phase, Progress, Watch, Wishes, ZONE_BYTES, ZONE_BYTES_MAX};

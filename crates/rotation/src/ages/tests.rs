@@ -1,4 +1,4 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 
 use sealblk_luks::{FormatParams, Policy, SlotKdf};
 use sealblk_secret::SecretBytes;
@@ -19,12 +19,12 @@ struct Scratch {
 impl Scratch {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ages = Ages::new(directory.path().join("some/state"));
+        let ages = Ages::new(directory.path().join("state"));
         Self { directory, ages }
     }
 
     fn file(&self) -> PathBuf {
-        self.directory.path().join(format!("some/state/{UUID}.json"))
+        self.directory.path().join(format!("state/{UUID}.json"))
     }
 }
 
@@ -177,9 +177,21 @@ fn the_header_counts_and_then_the_directory() {
     scratch.ages.write(&tells.uuid(), &AGE).unwrap();
     assert_eq!(known_age(&tells, false, &scratch.ages).age, KeyAge::new_at(7));
 
-    let path = scratch.directory.path().join(format!("some/state/{}.json", silent.uuid()));
+    let path = scratch.directory.path().join(format!("state/{}.json", silent.uuid()));
     fs::write(path, "{}").unwrap();
     let known = known_age(&silent, true, &scratch.ages);
     assert_eq!(known.age, KeyAge::default());
     assert!(known.trouble[0].contains("missing field"), "{:?}", known.trouble);
+}
+
+#[test]
+fn a_rotation_as_luks2_adds_to_what_was_kept_and_once_only() {
+    let kept = KeyAge { volume_key_since: Some(5), secret_since: Some(3), rotations: 2 };
+    let noted = KeyAge { volume_key_since: Some(9), secret_since: None, rotations: 1 };
+    let after = KeyAge { volume_key_since: Some(9), secret_since: Some(3), rotations: 3 };
+    assert_eq!(after_rotation_as_luks2(kept, noted), after);
+    assert_eq!(after_rotation_as_luks2(after, noted), after);
+    let new_secret = KeyAge { secret_since: Some(9), ..noted };
+    assert_eq!(after_rotation_as_luks2(kept, new_secret).secret_since, Some(9));
+    assert_eq!(after_rotation_as_luks2(KeyAge::default(), noted), noted);
 }

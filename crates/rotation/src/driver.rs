@@ -33,13 +33,9 @@ use crate::error::{RotationError, Trouble};
 use crate::gate::Gate;
 use crate::lock::HeaderLock;
 use crate::mover::{Gait, Mover, Way};
-use crate::pace::{Pace, Step};
+use crate::pace::{BackOff, Pace, Step};
 use crate::recover::{TakenUp, params, try_take_up};
 use crate::storage::{Reader, carry_out_or_trouble, random};
-
-/// First wait before recovery is tried again, and the longest.
-const BACK_OFF_MIN: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// New ciphertext is made in pieces of this size, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
@@ -91,6 +87,7 @@ pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
         ahead: None,
         held: None,
         in_doubt: None,
+        back_off: BackOff::default(),
     };
     watch.update(|progress| {
         progress.phase = Phase::Running;
@@ -112,8 +109,8 @@ pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
                 return Err(error);
             }
             Err(Trouble::Storage { what, flush }) => match driver.recover(&what, flush)? {
-                Some(rotation) => next = rotation,
-                None => return Ok(Outcome::Stopped),
+                Recovered::Rotation(rotation) => next = rotation.map(|rotation| *rotation),
+                Recovered::Left(outcome) => return Ok(outcome),
             },
         }
     }
@@ -136,6 +133,14 @@ struct Held {
     served: bool,
 }
 
+/// What recovery came to.
+enum Recovered {
+    /// What is to be gone on with; none: nothing is left to be moved.
+    Rotation(Option<Box<Rotation>>),
+    /// There was no recovery.
+    Left(Outcome),
+}
+
 struct Driver<'a> {
     volume: &'a Arc<dyn Volume>,
     unlocked: &'a Unlocked,
@@ -150,6 +155,8 @@ struct Driver<'a> {
     ahead: Option<(Zone, AlignedBuf)>,
     held: Option<Held>,
     in_doubt: Option<Extent>,
+    /// Begins anew with each zone that was moved.
+    back_off: BackOff,
 }
 
 impl Driver<'_> {
@@ -184,7 +191,9 @@ impl Driver<'_> {
             let (progress, next) = self.zone(rotation, this, &step, &protector, &mut recryptor)?;
             let now = Instant::now();
             let rate = self.meter.count(moved, now);
+            self.back_off = BackOff::default();
             self.watch.update(|progress| {
+                progress.trouble = None;
                 progress.done_bytes = zone.start_bytes + moved;
                 progress.zone_bytes = moved;
                 progress.rate_bytes = rate;
@@ -385,7 +394,10 @@ impl Driver<'_> {
     /// All data has the new key: destroys what is left of the old one.
     fn finish(&mut self, finished: Finished) -> Result<Outcome, Trouble> {
         self.header(&finished.wipe(&mut random)?)?;
-        self.watch.update(|progress| progress.phase = Phase::Done);
+        self.watch.update(|progress| {
+            progress.phase = Phase::Done;
+            progress.trouble = None;
+        });
         Ok(Outcome::Completed)
     }
 
@@ -394,17 +406,13 @@ impl Driver<'_> {
         self.watch.update(|progress| {
             progress.done_bytes = progress.total_bytes;
             progress.phase = Phase::Done;
+            progress.trouble = None;
         });
         Ok(Outcome::Completed)
     }
 
-    /// After trouble with the storage: until it works, or until told to stop (none). The inner
-    /// none: nothing is left to be moved.
-    fn recover(
-        &mut self,
-        what: &str,
-        flush: bool,
-    ) -> Result<Option<Option<Rotation>>, RotationError> {
+    /// After trouble with the storage: until it works, or until told to stop.
+    fn recover(&mut self, what: &str, flush: bool) -> Result<Recovered, RotationError> {
         if flush {
             self.gate.flush_failed();
         }
@@ -424,18 +432,21 @@ impl Driver<'_> {
             progress.phase = Phase::Stuck;
             progress.trouble = Some(format!("{}: {what}; trying again", self.volume.uri()));
         });
-        let mut wait = BACK_OFF_MIN;
+        // The header can be had and yet a zone not, with a bad sector in it.
+        let again = self.back_off.has_begun();
         loop {
             match self.try_recover() {
                 Ok(rotation) => {
+                    // After the zone was released: guests must not wait for this.
+                    if self.rest_before_retry(again) {
+                        return Ok(Recovered::Left(Outcome::Stopped));
+                    }
                     tracing::info!(volume = self.volume.uri(), "the rotation has recovered");
-                    self.watch.update(|progress| {
-                        progress.phase = Phase::Running;
-                        progress.trouble = None;
-                    });
-                    return Ok(Some(rotation));
+                    // The trouble is over when a zone has been moved.
+                    self.watch.update(|progress| progress.phase = Phase::Running);
+                    return Ok(Recovered::Rotation(rotation.map(Box::new)));
                 }
-                Err(Trouble::Ended) => return Ok(None),
+                Err(Trouble::Ended) => return Ok(Recovered::Left(Outcome::Ended)),
                 Err(Trouble::Hopeless(error)) => {
                     self.hopeless(&error);
                     return Err(error);
@@ -450,17 +461,24 @@ impl Driver<'_> {
                     });
                 }
             }
-            let end = Instant::now() + wait;
-            loop {
-                let left = end.saturating_duration_since(Instant::now());
-                if self.controls.rest(left).stop {
-                    return Ok(None);
-                }
-                if left.is_zero() {
-                    break;
-                }
+            if self.rest_before_retry(true) {
+                return Ok(Recovered::Left(Outcome::Stopped));
             }
-            wait = (wait * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    /// Waits longer each time, or the first time not at all; whether to stop instead.
+    fn rest_before_retry(&mut self, again: bool) -> bool {
+        let wait = self.back_off.next();
+        let end = Instant::now() + if again { wait } else { Duration::ZERO };
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.controls.rest(left).stop {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
         }
     }
 

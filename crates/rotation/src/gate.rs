@@ -1,8 +1,10 @@
 //! What a rotation asks of the data path, and what it learns from it.
 //!
-//! Contract: one zone at a time. For each the rotation calls, in this order, [`Gate::watch`] (when it
-//! reads ahead), [`Gate::hold_writes`], [`Gate::serve_from`], [`Gate::publish`]; after trouble it may
-//! call [`Gate::publish`] from any of these states. A call returns once *every* queue has obeyed.
+//! Contract: one zone at a time is held and served. For each the rotation calls, in this order,
+//! [`Gate::watch`] (when it reads ahead), [`Gate::hold_writes`], [`Gate::serve_from`],
+//! [`Gate::publish`]; after trouble it may call [`Gate::publish`] from any of these states. The next
+//! zone may be watched while one is held or served, and [`Gate::publish`] forgets no watch; a new
+//! watch replaces the last. A call returns once *every* queue has obeyed.
 //! The data path never waits for the rotation: it parks requests, and goes on with the others.
 
 use std::sync::Arc;

@@ -30,6 +30,28 @@ pub(crate) struct Step {
     pub(crate) gentle: bool,
 }
 
+/// First wait before something that failed is tried again, and the longest.
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// Waits between attempts: each twice as long as the one before.
+#[derive(Debug, Default)]
+pub(crate) struct BackOff(Option<Duration>);
+
+impl BackOff {
+    /// Whether there was an attempt already.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// How long to wait before the next attempt.
+    pub(crate) fn next(&mut self) -> Duration {
+        let wait = self.0.map_or(BACK_OFF_MIN, |last| (last * 2).min(BACK_OFF_MAX));
+        self.0 = Some(wait);
+        wait
+    }
+}
+
 /// The pace of one rotation.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -99,6 +121,15 @@ mod tests {
 
     fn load(requests: u64, mean: Duration) -> Load {
         Load { requests, samples: 2, sampled_ns: 2 * mean.as_nanos() as u64 }
+    }
+
+    #[test]
+    fn attempts_come_less_and_less_often_but_never_end() {
+        let mut back_off = BackOff::default();
+        assert!(!back_off.has_begun());
+        let waits: Vec<_> = (0..9).map(|_| back_off.next().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+        assert!(back_off.has_begun());
     }
 
     #[test]

@@ -66,3 +66,36 @@ fn storage_that_stays_away_holds_the_rotation_and_nothing_is_lost() {
         world.reopen_and_finish();
     }
 }
+
+/// A sector that can't be read for a while, in a zone that is not the first.
+#[test]
+fn a_bad_sector_is_named_and_tried_again_while_guests_go_on() {
+    const FAILURES: u64 = 3;
+    let mut world = World::new(Shape::ALL[0], 5);
+    world.guest.idle = true;
+    let begun = world.begin();
+    let bad = begun.rotation.zone().unwrap().volume_offset_bytes + 2 * ZONE_BYTES;
+    let watch = Watch::default();
+    let failed = Arc::new(AtomicU64::new(0));
+    let (counted, seen, told) = (failed.clone(), watch.clone(), Arc::new(AtomicU64::new(0)));
+    let noted = told.clone();
+    let broken: Arc<dyn Volume> = Arc::new(FaultyVolume::new(world.inner.clone(), move |op| {
+        let LaneOp::Read { offset_bytes, .. } = op else { return Verdict::Pass };
+        if *offset_bytes != bad {
+            return Verdict::Pass;
+        }
+        let number = counted.fetch_add(1, SeqCst);
+        // From the second time on the operator has been told, and is told still.
+        if let Some(trouble) = seen.progress().trouble {
+            assert!(trouble.contains(&format!("offset {bad}")), "{trouble}");
+            noted.fetch_add(1, SeqCst);
+        }
+        if number < FAILURES { Verdict::Fail(libc::EIO) } else { Verdict::Pass }
+    }));
+    world.volume = broken;
+    assert_eq!(world.run(begun, &controls(), &watch).unwrap(), Outcome::Completed);
+    assert!(failed.load(SeqCst) > FAILURES, "{} attempts", failed.load(SeqCst));
+    assert!(told.load(SeqCst) >= FAILURES, "trouble lasts until a zone was moved");
+    assert_eq!(watch.progress().trouble, None);
+    world.check_end();
+}

@@ -319,6 +319,18 @@ impl Header {
         self.rotatable()?.clean_up_rotation(io, random)
     }
 
+    /// Plans to write everything before the data again, as it reads: after a flush that failed,
+    /// before anything relies on it. LUKS1: nothing, its header is not written in a rotation.
+    ///
+    /// # Errors
+    /// [`LuksError::Read`].
+    pub fn renew(&self, io: &mut dyn ReadAt) -> Result<Plan, LuksError> {
+        match &self.0 {
+            Kind::V1(_) => Ok(Plan::default()),
+            Kind::V2(header) => header.renew(io),
+        }
+    }
+
     /// The LUKS2 header, if nothing forbids to rotate its key.
     fn rotatable(&self) -> Result<&Luks2, LuksError> {
         let Kind::V2(header) = &self.0 else {

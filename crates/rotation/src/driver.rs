@@ -88,6 +88,7 @@ pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
         held: None,
         in_doubt: None,
         back_off: BackOff::default(),
+        flush_failed: false,
     };
     watch.update(|progress| {
         progress.phase = Phase::Running;
@@ -157,6 +158,8 @@ struct Driver<'a> {
     in_doubt: Option<Extent>,
     /// Begins anew with each zone that was moved.
     back_off: BackOff,
+    /// A flush failed: nothing is known of what was written before it.
+    flush_failed: bool,
 }
 
 impl Driver<'_> {
@@ -413,9 +416,7 @@ impl Driver<'_> {
 
     /// After trouble with the storage: until it works, or until told to stop.
     fn recover(&mut self, what: &str, flush: bool) -> Result<Recovered, RotationError> {
-        if flush {
-            self.gate.flush_failed();
-        }
+        self.note_flush(flush);
         // Nothing of ours may arrive at the volume later.
         for way in [Way::In, Way::Out] {
             if let Some((buf, _)) = self.mover.wait(way) {
@@ -452,9 +453,7 @@ impl Driver<'_> {
                     return Err(error);
                 }
                 Err(Trouble::Storage { what, flush }) => {
-                    if flush {
-                        self.gate.flush_failed();
-                    }
+                    self.note_flush(flush);
                     let uri = self.volume.uri();
                     self.watch.update(|progress| {
                         progress.trouble = Some(format!("{uri}: {what}; trying again"));
@@ -464,6 +463,13 @@ impl Driver<'_> {
             if self.rest_before_retry(true) {
                 return Ok(Recovered::Left(Outcome::Stopped));
             }
+        }
+    }
+
+    fn note_flush(&mut self, failed: bool) {
+        if failed {
+            self.gate.flush_failed();
+            self.flush_failed = true;
         }
     }
 
@@ -500,6 +506,13 @@ impl Driver<'_> {
         let params = params(&**self.volume, zone_bytes);
         let TakenUp { segments, rotation, .. } = {
             let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
+            if self.flush_failed {
+                let header = Header::load(&mut Reader(&**self.volume), &policy)?;
+                let again = header.renew(&mut Reader(&**self.volume))?;
+                carry_out_or_trouble(&**self.volume, &again)?;
+                // The zone in work is all written again, too, by what follows.
+                self.flush_failed = false;
+            }
             try_take_up(&**self.volume, &policy, self.unlocked, params)?
         };
         self.in_doubt = None;

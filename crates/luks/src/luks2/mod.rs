@@ -15,6 +15,7 @@ mod model;
 mod node;
 mod reencrypt;
 mod refusal;
+mod renew;
 mod repair;
 mod report;
 mod rules;

@@ -3,6 +3,7 @@
 
 mod faults;
 mod guest;
+mod lost;
 mod whole;
 
 use std::sync::Arc;

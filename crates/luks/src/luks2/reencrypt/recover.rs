@@ -1,7 +1,8 @@
 //! Redoing the range that a crash interrupted, before anybody reads from it.
 //!
 //! By checksum: a block whose hash is the stored one is still the old one and is re-encrypted; any
-//! other has been written already. By journal: the whole range is made anew from the old ciphertext
+//! other has been written already, and is written again as it reads: a flush may have failed before
+//! this, and the next one speaks only for what is written again. By journal: the whole range is made anew from the old ciphertext
 //! that the area holds. Invariant R9: doing it again after another crash gives the same; the area is
 //! not touched before the header that no longer needs it is durable.
 
@@ -12,7 +13,6 @@ use super::resilience::checksum;
 use super::rotation::{Core, Pending, Progress};
 use super::state::Resilience;
 use crate::error::LuksError;
-use crate::hash::Hash;
 use crate::io::ReadAt;
 use crate::read_vec;
 
@@ -71,54 +71,37 @@ impl Recovery {
             return Ok(RecoveryStep::Commit(self.core.boundary(script, done, self.last)?));
         }
         let piece = PIECE_BYTES.min(self.len - self.redone);
-        for (at, data) in self.redo(io, piece)? {
-            script.write(self.core.found.data_offset + at, data);
-        }
+        let at = self.core.found.data_offset + self.start + self.redone;
+        script.write(at, self.redo(io, piece)?);
         self.redone += piece;
         Ok(RecoveryStep::Redo(Pending::new(script.finish().0, self)))
     }
 
-    /// New ciphertext, and where it goes, from the start of the data.
-    fn redo(&mut self, io: &mut dyn ReadAt, piece: u64) -> Result<Vec<(u64, Vec<u8>)>, LuksError> {
+    /// The next piece's new ciphertext.
+    fn redo(&mut self, io: &mut dyn ReadAt, piece: u64) -> Result<Vec<u8>, LuksError> {
         let len = usize::try_from(piece).unwrap_or(usize::MAX);
         let (area, at) = (self.core.found.area, self.start + self.redone);
-        let mut writes = match self.core.found.resilience {
-            Resilience::Journal => vec![(at, read_vec(io, area.offset + self.redone, len)?)],
+        let data = match self.core.found.resilience {
+            Resilience::Journal => {
+                let mut data = read_vec(io, area.offset + self.redone, len)?;
+                self.recryptor.recrypt(at, &mut data);
+                data
+            }
             Resilience::Checksum { hash, block_bytes } => {
                 let sums_at = self.redone / u64::from(block_bytes) * hash.bytes() as u64;
                 let sums_len = len / block_bytes as usize * hash.bytes();
                 let sums = read_vec(io, area.offset + sums_at, sums_len)?;
-                let data = read_vec(io, self.core.found.data_offset + at, len)?;
-                still_old(hash, block_bytes as usize, &sums, &data, at)
+                let mut data = read_vec(io, self.core.found.data_offset + at, len)?;
+                let (unit, mut place) = (block_bytes as usize, at);
+                for (block, sum) in data.chunks_mut(unit).zip(sums.chunks(hash.bytes())) {
+                    if checksum(hash, block)[..hash.bytes()] == *sum {
+                        self.recryptor.recrypt(place, block);
+                    }
+                    place += block.len() as u64;
+                }
+                data
             }
         };
-        for (at, data) in &mut writes {
-            self.recryptor.recrypt(*at, data);
-        }
-        Ok(writes)
+        Ok(data)
     }
-}
-
-/// The runs of blocks whose checksum is the stored one; `at` is where `data` begins.
-fn still_old(
-    hash: Hash,
-    block_bytes: usize,
-    sums: &[u8],
-    data: &[u8],
-    at: u64,
-) -> Vec<(u64, Vec<u8>)> {
-    let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
-    let mut place = at;
-    for (block, sum) in data.chunks(block_bytes).zip(sums.chunks(hash.bytes())) {
-        if checksum(hash, block)[..hash.bytes()] == *sum {
-            match runs.last_mut() {
-                Some((start, run)) if *start + run.len() as u64 == place => {
-                    run.extend_from_slice(block);
-                }
-                _ => runs.push((place, block.to_vec())),
-            }
-        }
-        place += block.len() as u64;
-    }
-    runs
 }

@@ -60,6 +60,9 @@ pub struct Unlocked {
 pub enum RotationStatus {
     /// There is none.
     None,
+    /// There is none, and the volume is LUKS2 only for one: [`Header::convert_to_luks1`], or
+    /// [`Header::stage_rotation`] if one is wanted, or [`Header::keep_luks2`].
+    ConvertBack,
     /// A new key has keyslots: [`Header::start_rotation`] or [`Header::abandon_rotation`].
     Staged,
     /// Everything below `done_bytes` has the new key: [`Header::resume_rotation`].
@@ -78,6 +81,16 @@ pub enum RotationStatus {
     Finished,
     /// The rotation has ended; [`Header::clean_up_rotation`] is still to be done.
     WipePending,
+}
+
+/// How long a volume that is converted to LUKS2 stays it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Luks2Stay {
+    /// Until its rotation has ended: the header says so ([`RotationStatus::ConvertBack`]), and the
+    /// new keyslot is made such that LUKS1 can take it over.
+    UntilRotated,
+    /// For good.
+    ForGood,
 }
 
 impl Unlocked {
@@ -260,8 +273,13 @@ impl Header {
         params: &StageParams<'_>,
         random: &mut Random<'_>,
     ) -> Result<Plan, LuksError> {
-        self.check_editable()?;
-        self.rotatable()?.stage_rotation(io, unlocked, params, random)
+        let header = self.rotatable()?;
+        match header.rotation_status()? {
+            RotationStatus::None | RotationStatus::ConvertBack => {
+                header.stage_rotation(io, unlocked, params, random)
+            }
+            _ => Err(LuksError::Refused(header.refusals_to_edit())),
+        }
     }
 
     /// Plans the way back from [`Self::stage_rotation`], as long as no data has the new key.
@@ -331,11 +349,75 @@ impl Header {
         }
     }
 
+    /// Plans to make LUKS2 of a LUKS1 volume, in place: same data, key, passphrases and UUID. QEMU's
+    /// own LUKS does not open it then. `unlocked` opens it afterwards, too; load the header again.
+    ///
+    /// # Errors
+    /// [`LuksError::NoRoom`] when keyslot 0 is in use and no other is free; [`LuksError::Refused`],
+    /// [`LuksError::ForeignKey`]; [`LuksError::Rotation`] for LUKS2.
+    pub fn convert_to_luks2(
+        &self,
+        io: &mut dyn ReadAt,
+        unlocked: &Unlocked,
+        stay: Luks2Stay,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.check_not_refused()?;
+        match &self.0 {
+            Kind::V1(header) => header.convert_to_luks2(io, unlocked, stay, random),
+            Kind::V2(_) => Err(LuksError::Rotation("the volume is LUKS2 already".into())),
+        }
+    }
+
+    /// Plans the way back of a volume in [`RotationStatus::ConvertBack`], with the key that it has
+    /// now. Both header copies must be good: [`repair()`] first.
+    ///
+    /// # Errors
+    /// [`LuksError::Refused`] when something lies in the header that LUKS1 has no place for;
+    /// [`LuksError::ForeignKey`]; [`LuksError::Rotation`] in any other state.
+    pub fn convert_to_luks1(
+        &self,
+        io: &mut dyn ReadAt,
+        unlocked: &Unlocked,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.rotatable()?.convert_to_luks1(io, unlocked, random)
+    }
+
+    /// Plans to forget that the volume began as LUKS1; in [`RotationStatus::ConvertBack`] only.
+    ///
+    /// # Errors
+    /// [`LuksError::Rotation`] in any other state.
+    pub fn keep_luks2(
+        &self,
+        io: &mut dyn ReadAt,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        self.rotatable()?.keep_luks2(io, random)
+    }
+
+    /// Plans to remove what an interrupted conversion left behind a LUKS1 header; an empty plan when
+    /// there is nothing. To be called whenever a LUKS1 volume is opened for writing. (What is left
+    /// to do behind a LUKS2 header is [`repair()`]'s.)
+    ///
+    /// # Errors
+    /// [`LuksError::Read`], [`LuksError::Changed`], [`LuksError::Random`].
+    pub fn finish_conversion(
+        &self,
+        io: &mut dyn ReadAt,
+        random: &mut Random<'_>,
+    ) -> Result<Plan, LuksError> {
+        match &self.0 {
+            Kind::V1(header) => header.finish_conversion(io, random),
+            Kind::V2(_) => Ok(Plan::default()),
+        }
+    }
+
     /// The LUKS2 header, if nothing forbids to rotate its key.
     fn rotatable(&self) -> Result<&Luks2, LuksError> {
         let Kind::V2(header) = &self.0 else {
             return Err(LuksError::Rotation(
-                "LUKS1 knows no re-encryption: convert the volume to LUKS2 first".into(),
+                "LUKS1 knows no re-encryption: the volume must be LUKS2 for the time of it".into(),
             ));
         };
         let refusals = header.refusals_of_any_kind();

@@ -273,10 +273,10 @@ impl Default for SlotKdf {
 }
 
 impl SlotKdf {
-    pub(crate) fn with_salt(self, salt: Vec<u8>) -> Kdf {
+    pub(crate) fn with_salt(self, hash: Hash, salt: Vec<u8>) -> Kdf {
         match self {
             Self::Pbkdf2Sha256 { iterations } => {
-                Kdf::Pbkdf2 { hash: "sha256".into(), iterations, salt }
+                Kdf::Pbkdf2 { hash: hash.name().into(), iterations, salt }
             }
             Self::Argon2id { passes, memory_kib, lanes } => {
                 Kdf::Argon2 { id: true, passes, memory_kib, lanes, salt }

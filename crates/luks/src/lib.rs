@@ -5,7 +5,7 @@
 //! [`Header::refusals`] says why. Volume keys and derived keys live in `sealblk_secret` memory only.
 //! Invariant: a crash at any point of a [`Plan`] leaves the volume as before or as after it.
 //! Deliberately absent: files, sockets, locks, clocks, the random generator (all the caller's);
-//! conversion between versions; detached headers.
+//! detached headers.
 
 mod af;
 mod error;
@@ -22,7 +22,7 @@ mod signatures;
 mod text;
 
 pub use error::{Flaw, LuksError, Skipped};
-pub use header::{Header, Policy, RotationStatus, Unlocked, repair};
+pub use header::{Header, Luks2Stay, Policy, RotationStatus, Unlocked, repair};
 pub use io::{Plan, Random, ReadAt, Step};
 pub use kdf::{KdfLimits, SlotKdf};
 pub use luks2::{

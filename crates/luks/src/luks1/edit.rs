@@ -70,7 +70,7 @@ impl Luks1 {
         let mut plan = Plan::default();
         plan.write(self.material_range(&self.slots[slot as usize]).0, data);
         plan.flush();
-        self.write_sectors(&mut plan, &after, [1, 0]);
+        write_sectors(&mut plan, &self.raw, &after, [1, 0]);
         Ok((slot, plan))
     }
 
@@ -101,7 +101,7 @@ impl Luks1 {
         after[at + SLOT_ITERATIONS..at + SLOT_SALT + 32].fill(0);
 
         let mut plan = Plan::default();
-        self.write_sectors(&mut plan, &after, [0, 1]);
+        write_sectors(&mut plan, &self.raw, &after, [0, 1]);
         let (start, end) = self.material_range(&self.slots[slot as usize]);
         let mut noise = vec![0; usize::try_from(end - start).unwrap_or(0)];
         random(&mut noise).map_err(LuksError::Random)?;
@@ -110,19 +110,19 @@ impl Luks1 {
         Ok(plan)
     }
 
-    /// The sectors of `after` that differ, each durable before the next.
-    fn write_sectors(&self, plan: &mut Plan, after: &[u8], order: [usize; 2]) {
-        for sector in order {
-            let range = sector * SECTOR..(sector + 1) * SECTOR;
-            if after[range.clone()] != self.raw[range.clone()] {
-                plan.write(range.start as u64, after[range].to_vec());
-                plan.flush();
-            }
-        }
-    }
-
     /// There is no sequence number: compare, lest another's change be undone.
-    fn check_unchanged(&self, io: &mut dyn ReadAt) -> Result<(), LuksError> {
+    pub(super) fn check_unchanged(&self, io: &mut dyn ReadAt) -> Result<(), LuksError> {
         if Self::load(io)? == *self { Ok(()) } else { Err(LuksError::Changed) }
+    }
+}
+
+/// The sectors of the header that change, each durable before the next.
+pub(super) fn write_sectors(plan: &mut Plan, before: &[u8], after: &[u8], order: [usize; 2]) {
+    for sector in order {
+        let range = sector * SECTOR..(sector + 1) * SECTOR;
+        if after[range.clone()] != before[range.clone()] {
+            plan.write(range.start as u64, after[range].to_vec());
+            plan.flush();
+        }
     }
 }

@@ -4,9 +4,13 @@
 //! which leaves a valid header; sectors (512 bytes) are assumed to be written whole. Layouts differ
 //! between creators (payload at 4096, 4040, 2056 sectors): everything is read from the header.
 
+mod assemble;
+mod convert;
 mod edit;
 mod phdr;
+mod remains;
 mod report;
 mod unlock;
 
+pub(crate) use assemble::{GridSlot, Parts};
 pub(crate) use phdr::Luks1;

@@ -24,6 +24,8 @@ pub(super) const fn slot_at(slot: u32) -> usize {
 }
 pub(super) const SLOT_ITERATIONS: usize = 4;
 pub(super) const SLOT_SALT: usize = 8;
+pub(super) const SLOT_MATERIAL: usize = 40;
+pub(super) const SLOT_STRIPES: usize = 44;
 
 /// A valid LUKS1 header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,8 +192,8 @@ impl Slot {
             active,
             iterations: u32_at(raw, at + SLOT_ITERATIONS),
             salt: array(raw, at + SLOT_SALT),
-            material_offset: u32_at(raw, at + 40),
-            stripes: u32_at(raw, at + 44),
+            material_offset: u32_at(raw, at + SLOT_MATERIAL),
+            stripes: u32_at(raw, at + SLOT_STRIPES),
         })
     }
 }

@@ -29,9 +29,10 @@ pub struct NewKeyslot {
 }
 
 /// Keyslot areas start and end at multiples of this (specification section 2).
-const AREA_ALIGN: u64 = 4096;
+pub(super) const AREA_ALIGN: u64 = 4096;
 
-pub(super) const AF_HASH: Hash = Hash::Sha256;
+/// Of the keyslots that we make, unless they are to become LUKS1's.
+pub(super) const SLOT_HASH: Hash = Hash::Sha256;
 pub(super) const SALT_BYTES: usize = 32;
 
 /// Bytes of the area for a key of `key_bytes`.
@@ -39,21 +40,22 @@ pub(super) fn area_bytes(key_bytes: u32) -> u64 {
     material::material_bytes(key_bytes).next_multiple_of(AREA_ALIGN)
 }
 
-/// The encrypted material of a new keyslot, and its JSON.
+/// The encrypted material of a new keyslot, and its JSON; `hash` is that of splitter and PBKDF2.
 pub(super) fn make_keyslot(
     volume_key: &SecretBytes,
     passphrase: &SecretBytes,
     kdf: SlotKdf,
+    hash: Hash,
     area: Area,
     random: &mut Random<'_>,
 ) -> Result<(Vec<u8>, Value), LuksError> {
     kdf.check_minimum()?;
     let mut salt = vec![0; SALT_BYTES];
     random(&mut salt).map_err(LuksError::Random)?;
-    let kdf = kdf.with_salt(salt);
+    let kdf = kdf.with_salt(hash, salt);
     let key_bytes = volume_key.expose().len();
     let slot_key = kdf.derive(passphrase, key_bytes, &KdfLimits::default())?;
-    let data = material::seal(volume_key, &slot_key, AF_HASH, random)?;
+    let data = material::seal(volume_key, &slot_key, hash, random)?;
     let kdf_json = match &kdf {
         Kdf::Pbkdf2 { hash, iterations, salt } => json!({
             "type": kdf.name(), "hash": hash, "iterations": iterations, "salt": to_base64(salt),
@@ -67,7 +69,7 @@ pub(super) fn make_keyslot(
     let keyslot = json!({
         "type": "luks2",
         "key_size": key_bytes,
-        "af": {"type": "luks1", "stripes": af::STRIPES, "hash": AF_HASH.name()},
+        "af": {"type": "luks1", "stripes": af::STRIPES, "hash": hash.name()},
         "area": {
             "type": "raw",
             "offset": area.offset.to_string(),
@@ -108,7 +110,8 @@ impl Luks2 {
         };
         let key_bytes = u32::try_from(unlocked.key.expose().len()).unwrap_or(0);
         let area = free_area(&self.metadata, self.binary.hdr_size, area_bytes(key_bytes))?;
-        let (data, keyslot) = make_keyslot(&unlocked.key, passphrase, new.kdf, area, random)?;
+        let (data, keyslot) =
+            make_keyslot(&unlocked.key, passphrase, new.kdf, SLOT_HASH, area, random)?;
 
         let mut raw = self.metadata.raw.clone();
         insert(&mut raw, "keyslots", slot, keyslot)?;
@@ -251,6 +254,13 @@ pub(super) fn insert(
             Ok(())
         }
         None => Err(LuksError::BadParameter(format!("the header has no {object}"))),
+    }
+}
+
+/// Takes a member out of one of the JSON's objects.
+pub(super) fn remove(raw: &mut Value, object: &str, id: u32) {
+    if let Some(map) = raw.get_mut(object).and_then(Value::as_object_mut) {
+        map.shift_remove(&id.to_string());
     }
 }
 

@@ -11,7 +11,7 @@ use sealblk_secret::SecretBytes;
 use serde_json::{Value, json};
 
 use super::binary::{BINARY_BYTES, HEADER_SIZES};
-use super::edit::{SALT_BYTES, area_bytes, make_keyslot};
+use super::edit::{SALT_BYTES, SLOT_HASH, area_bytes, make_keyslot};
 use super::model::Area;
 use super::node::to_base64;
 use super::rules::SECTOR_SIZES;
@@ -24,7 +24,7 @@ use crate::material::ENCRYPTION;
 use crate::text::field;
 
 /// Size of each header copy, the smallest and cryptsetup's default.
-const HEADER_BYTES: u64 = 16 << 10;
+pub(super) const HEADER_BYTES: u64 = 16 << 10;
 
 /// Where data begins, cryptsetup's default: leaves room for keyslots and a re-encryption's needs.
 const DATA_OFFSET_BYTES: u64 = 16 << 20;
@@ -33,7 +33,7 @@ const DATA_OFFSET_BYTES: u64 = 16 << 20;
 const WIPE_BYTES: u64 = 1 << 20;
 
 /// The volume key has its own entropy: cryptsetup's minimum is enough.
-const DIGEST_ITERATIONS: u32 = 1000;
+pub(crate) const DIGEST_ITERATIONS: u32 = 1000;
 
 /// What a new volume should be like.
 #[derive(Debug, Clone)]
@@ -102,7 +102,8 @@ pub fn format(
     let key_bytes = params.algorithm.key_bytes();
     let volume_key = new_volume_key(key_bytes, random)?;
     let area = Area { offset: 2 * HEADER_BYTES, size: area_bytes(key_bytes as u32) };
-    let (material, keyslot) = make_keyslot(&volume_key, passphrase, params.kdf, area, random)?;
+    let (material, keyslot) =
+        make_keyslot(&volume_key, passphrase, params.kdf, SLOT_HASH, area, random)?;
     let digest = new_digest(&volume_key, &[0], &[0], random)?;
     let tokens = match &params.token {
         Some(token) => json!({"0": token.to_json(0)}),

@@ -8,11 +8,13 @@
 mod age;
 mod binary;
 mod commit;
+mod convert;
 mod copies;
 mod edit;
 mod format;
 mod model;
 mod node;
+mod origin;
 mod reencrypt;
 mod refusal;
 mod renew;
@@ -22,7 +24,9 @@ mod rules;
 mod unlock;
 
 pub(crate) use binary::{Binary, HEADER_SIZES, PRIMARY_MAGIC, Place};
+pub(crate) use convert::{CONVERTED_HEADER_BYTES, from_luks1};
 pub(crate) use copies::CopyState;
+pub(crate) use format::DIGEST_ITERATIONS;
 pub(crate) use model::Metadata;
 pub(crate) use repair::repair;
 

@@ -56,7 +56,14 @@ impl Luks2 {
     /// Reasons not to add or remove keyslots although the volume may be served.
     pub(crate) fn refusals_to_edit(&self) -> Vec<String> {
         if matches!(Reencryption::of(&self.metadata), Ok(None)) && !self.has_rotation_token() {
-            return Vec::new();
+            if !self.has_origin_token() {
+                return Vec::new();
+            }
+            return vec![
+                "the volume is LUKS2 only for the time of a rotation: keyslots stay as they are \
+                 until it is LUKS1 again"
+                    .into(),
+            ];
         }
         vec!["a re-encryption is under way: keyslots stay as they are until it has ended".into()]
     }

@@ -20,7 +20,7 @@ impl File {
         file
     }
 
-    fn set(&self, image: &[u8]) {
+    pub(super) fn set(&self, image: &[u8]) {
         std::fs::write(self.path(), image).unwrap();
     }
 
@@ -28,7 +28,7 @@ impl File {
         std::fs::read(self.path()).unwrap()
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("volume")
     }
 

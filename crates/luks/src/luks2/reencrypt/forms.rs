@@ -6,12 +6,12 @@
 use serde_json::{Value, json};
 
 use super::super::age;
-use super::super::edit::{drop_keyslot, free_slot, free_token, insert, revalidated};
+use super::super::edit::{drop_keyslot, free_slot, free_token, insert, remove, revalidated};
 use super::super::format::new_digest;
 use super::super::model::{Area, Metadata};
 use super::super::rules::REENCRYPT;
 use super::binding::{KeyPair, bound_bytes};
-use super::stage::{areas, remove};
+use super::stage::areas;
 use super::state::{
     DIRECTION, FINAL, IN_WORK, MODE, PREVIOUS, REQUIREMENT, Reencryption, Resilience,
 };

@@ -6,13 +6,15 @@
 //! are made: the new key under the new secret, which stays, and two for the time of the rotation,
 //! the new key under the old secret and the old key under the new one. cryptsetup resumes with one
 //! passphrase only; so does a daemon that knows but one of the two.
+//!
+//! R12: of a volume that began as LUKS1 the keyslot that stays is made so that it can be LUKS1's.
 
 use sealblk_secret::SecretBytes;
 use serde_json::Value;
 
 use super::super::edit::{
-    area_bytes, drop_keyslot, free_area, free_slot, free_token, gaps, insert, make_keyslot,
-    push_id, revalidated,
+    SLOT_HASH, area_bytes, drop_keyslot, free_area, free_slot, free_token, gaps, insert,
+    make_keyslot, push_id, remove, revalidated,
 };
 use super::super::format::{KmsToken, new_digest, new_volume_key};
 use super::super::model::Area;
@@ -23,6 +25,10 @@ use crate::error::LuksError;
 use crate::header::Unlocked;
 use crate::io::{Plan, Random, ReadAt};
 use crate::kdf::SlotKdf;
+
+/// What a re-encryption notes has at least this much room, or it is not begun: with less it would
+/// crawl, range by tiny range.
+const LEAST_AREA_BYTES: u64 = 64 << 10;
 
 /// What a rotation starts with.
 #[derive(Debug)]
@@ -93,12 +99,24 @@ impl Luks2 {
         let mut metadata = self.metadata.clone();
         let (mut temporary, mut of_new_secret) = (Vec::new(), Vec::new());
         let mut script = self.script(random)?;
+        let origin = self.origin()?;
+        let hash = origin.as_ref().map_or(SLOT_HASH, |origin| origin.hash);
+        if origin.is_some() && !matches!(params.kdf, SlotKdf::Pbkdf2Sha256 { .. }) {
+            return Err(LuksError::BadParameter(
+                "the volume is to end as LUKS1, which knows no Argon2: use pbkdf2".into(),
+            ));
+        }
         for wanted in &wanted {
             let key_bytes = u32::try_from(wanted.key.len()).unwrap_or(0);
             let slot = free_slot(&metadata)?;
-            let area = free_area(&metadata, hdr_size, area_bytes(key_bytes))?;
+            let area = match &origin {
+                Some(origin) if !wanted.temporary => {
+                    origin.free_place(&metadata, hdr_size, key_bytes)?
+                }
+                _ => free_area(&metadata, hdr_size, area_bytes(key_bytes))?,
+            };
             let (material, keyslot) =
-                make_keyslot(wanted.key, wanted.passphrase, params.kdf, area, random)?;
+                make_keyslot(wanted.key, wanted.passphrase, params.kdf, hash, area, random)?;
             script.write(area.offset, material);
             insert(&mut raw, "keyslots", slot, keyslot)?;
             push_id(&mut raw, &format!("/digests/{}/keyslots", wanted.digest), slot);
@@ -128,7 +146,7 @@ impl Luks2 {
         };
         insert(&mut raw, "tokens", free_token(&metadata), token.to_json())?;
         let metadata = revalidated(raw, hdr_size)?;
-        if gaps(&metadata, hdr_size).is_empty() {
+        if gaps(&metadata, hdr_size).iter().all(|gap| gap.size < LEAST_AREA_BYTES) {
             return Err(LuksError::NoRoom("what a re-encryption notes beside the keyslots".into()));
         }
         script.flush();
@@ -202,7 +220,7 @@ impl Luks2 {
     }
 
     /// A rotation relies on both copies.
-    pub(super) fn check_copies(&self) -> Result<(), LuksError> {
+    pub(crate) fn check_copies(&self) -> Result<(), LuksError> {
         if self.copies.iter().all(super::super::CopyState::is_good) {
             return Ok(());
         }
@@ -213,11 +231,4 @@ impl Luks2 {
 /// The areas of these keyslots.
 pub(super) fn areas(metadata: &Metadata, slots: &[u32]) -> Vec<Area> {
     slots.iter().filter_map(|slot| metadata.keyslots.get(slot)?.area).collect()
-}
-
-/// Takes a member out of one of the JSON's objects.
-pub(super) fn remove(raw: &mut Value, object: &str, id: u32) {
-    if let Some(map) = raw.get_mut(object).and_then(Value::as_object_mut) {
-        map.shift_remove(&id.to_string());
-    }
 }

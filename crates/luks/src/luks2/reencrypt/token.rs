@@ -162,6 +162,7 @@ impl Luks2 {
             }
             Some(State::Finished) => RotationStatus::Finished,
             None => match self.rotation_token()? {
+                None if self.origin()?.is_some() => RotationStatus::ConvertBack,
                 None => RotationStatus::None,
                 Some((_, token)) if token.stage == Stage::Staged => RotationStatus::Staged,
                 Some(_) => RotationStatus::WipePending,

@@ -7,10 +7,10 @@
 
 use super::super::age;
 use super::super::commit::Script;
-use super::super::edit::{drop_keyslot, insert, revalidated};
+use super::super::edit::{drop_keyslot, insert, remove, revalidated};
 use super::super::model::Area;
 use super::super::{Luks2, Metadata};
-use super::stage::{areas, remove};
+use super::stage::areas;
 use super::state::Reencryption;
 use super::token::{RotationToken, Stage};
 use crate::error::LuksError;

@@ -282,7 +282,7 @@ pub(super) fn recover(
     };
     match header.rotation_status()? {
         RotationStatus::Staged => single(world, &keys.old, old_digest),
-        RotationStatus::None => single(world, &keys.new, new_digest),
+        RotationStatus::None | RotationStatus::ConvertBack => single(world, &keys.new, new_digest),
         RotationStatus::WipePending => {
             let plan = header.clean_up_rotation(&mut world.image.as_slice(), &mut rng(32))?;
             apply(world, &plan);

@@ -4,5 +4,6 @@ mod age;
 mod crash;
 mod driver;
 mod handover;
+mod luks1;
 mod whole;
 mod world;

@@ -78,6 +78,8 @@ pub(super) struct Shape {
     pub(super) zone_bytes: u64,
     pub(super) data_bytes: u64,
     pub(super) new_secret: bool,
+    /// Of a LUKS1 volume, where its data begins.
+    pub(super) payload: Option<usize>,
 }
 
 impl Shape {
@@ -89,6 +91,7 @@ impl Shape {
             zone_bytes: 16 << 10,
             data_bytes: 40 << 10,
             new_secret: false,
+            payload: None,
         }
     }
 
@@ -108,7 +111,7 @@ impl Shape {
     /// Headers, keyslots of AES-128 keys and 64 KiB for the reencrypt area.
     pub(super) fn data_offset(&self) -> usize {
         let slots = if self.new_secret { 4 } else { 2 };
-        32768 + slots * 131_072 + 65536
+        self.payload.unwrap_or(32768 + slots * 131_072 + 65536)
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -139,13 +142,18 @@ impl Shape {
             fix(copy);
         }
         image.truncate(offset + self.data_bytes as usize);
-        let unlocked = unlock(&image, OLD).unwrap();
-        let specs = load(&image).unwrap().segments(&unlocked, image.len() as u64).unwrap();
+        self.fill(&mut image);
+        image
+    }
+
+    /// Fills a volume that [`OLD`] opens with version 0.
+    pub(super) fn fill(&self, image: &mut [u8]) {
+        let unlocked = unlock(image, OLD).unwrap();
+        let specs = load(image).unwrap().segments(&unlocked, image.len() as u64).unwrap();
         for block in 0..self.blocks() {
             let (at, data) = self.sealed(&specs, block, 0);
             image[at..at + data.len()].copy_from_slice(&data);
         }
-        image
     }
 
     /// The plaintext of a version of a block.

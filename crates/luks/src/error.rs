@@ -136,6 +136,9 @@ pub enum LuksError {
     /// This step of a rotation makes no sense for this header.
     #[error("no rotation: {0}")]
     Rotation(String),
+    /// The volume cannot be made LUKS2 or LUKS1, or is not to.
+    #[error("no conversion: {0}")]
+    Conversion(String),
     /// The random generator failed.
     #[error("the random generator failed")]
     Random(#[source] std::io::Error),

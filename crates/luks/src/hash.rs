@@ -1,7 +1,7 @@
 //! The hashes LUKS names, and PBKDF2 over them.
 //!
 //! Contract: names are cryptsetup's (`sha1`, `sha256`, `sha512`). SHA-1 is read, for LUKS1 volumes
-//! of old; nothing is created with it. Other hashes make a keyslot unusable, not a header invalid.
+//! of old; nothing is created with it but their keyslots. Other hashes make a keyslot unusable, not a header invalid.
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};

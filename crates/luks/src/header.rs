@@ -353,8 +353,9 @@ impl Header {
     /// own LUKS does not open it then. `unlocked` opens it afterwards, too; load the header again.
     ///
     /// # Errors
-    /// [`LuksError::NoRoom`] when keyslot 0 is in use and no other is free; [`LuksError::Refused`],
-    /// [`LuksError::ForeignKey`]; [`LuksError::Rotation`] for LUKS2.
+    /// [`LuksError::NoRoom`] when keyslot 0 is in use and no other is free, or none for the rotation's
+    /// new key; [`LuksError::Refused`],
+    /// [`LuksError::ForeignKey`]; [`LuksError::Conversion`] for LUKS2.
     pub fn convert_to_luks2(
         &self,
         io: &mut dyn ReadAt,
@@ -365,7 +366,7 @@ impl Header {
         self.check_not_refused()?;
         match &self.0 {
             Kind::V1(header) => header.convert_to_luks2(io, unlocked, stay, random),
-            Kind::V2(_) => Err(LuksError::Rotation("the volume is LUKS2 already".into())),
+            Kind::V2(_) => Err(LuksError::Conversion("the volume is LUKS2 already".into())),
         }
     }
 
@@ -374,26 +375,26 @@ impl Header {
     ///
     /// # Errors
     /// [`LuksError::Refused`] when something lies in the header that LUKS1 has no place for;
-    /// [`LuksError::ForeignKey`]; [`LuksError::Rotation`] in any other state.
+    /// [`LuksError::ForeignKey`]; [`LuksError::Conversion`] in any other state.
     pub fn convert_to_luks1(
         &self,
         io: &mut dyn ReadAt,
         unlocked: &Unlocked,
         random: &mut Random<'_>,
     ) -> Result<Plan, LuksError> {
-        self.rotatable()?.convert_to_luks1(io, unlocked, random)
+        self.converted()?.convert_to_luks1(io, unlocked, random)
     }
 
     /// Plans to forget that the volume began as LUKS1; in [`RotationStatus::ConvertBack`] only.
     ///
     /// # Errors
-    /// [`LuksError::Rotation`] in any other state.
+    /// [`LuksError::Conversion`] in any other state.
     pub fn keep_luks2(
         &self,
         io: &mut dyn ReadAt,
         random: &mut Random<'_>,
     ) -> Result<Plan, LuksError> {
-        self.rotatable()?.keep_luks2(io, random)
+        self.converted()?.keep_luks2(io, random)
     }
 
     /// Plans to remove what an interrupted conversion left behind a LUKS1 header; an empty plan when
@@ -422,6 +423,14 @@ impl Header {
         };
         let refusals = header.refusals_of_any_kind();
         if refusals.is_empty() { Ok(header) } else { Err(LuksError::Refused(refusals)) }
+    }
+
+    /// The LUKS2 header of a volume that began as LUKS1.
+    fn converted(&self) -> Result<&Luks2, LuksError> {
+        match &self.0 {
+            Kind::V1(_) => Err(LuksError::Conversion("the volume is LUKS1 already".into())),
+            Kind::V2(_) => self.rotatable(),
+        }
     }
 
     fn unlock_any(

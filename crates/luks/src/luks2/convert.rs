@@ -83,6 +83,10 @@ pub(crate) fn from_luks1(
         mark(&mut raw, 0, &origin)?;
     }
     let metadata = revalidated(raw, HEADER_BYTES)?;
+    if remember {
+        // What would stop the rotation is to be known before anything is written.
+        origin.free_place(&metadata, HEADER_BYTES, key_bytes)?;
+    }
     let json = metadata.to_text();
     if json.len() as u64 >= metadata.config.json_size {
         return Err(LuksError::NoRoom("the JSON of so many keyslots".into()));
@@ -118,7 +122,7 @@ impl Luks2 {
         self.check_copies()?;
         self.check_convertible()?;
         let Some(origin) = self.origin()? else {
-            return Err(LuksError::Rotation("the volume did not begin as LUKS1".into()));
+            return Err(LuksError::Conversion("the volume did not begin as LUKS1".into()));
         };
         let is_of_data = self.metadata.digest_of_segment(0) == Some(unlocked.digest);
         if !is_of_data || !self.is_key_of(unlocked.digest, &unlocked.key) {

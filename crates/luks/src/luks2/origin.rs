@@ -120,11 +120,11 @@ impl Luks2 {
     pub(super) fn check_convertible(&self) -> Result<(), LuksError> {
         match self.rotation_status()? {
             RotationStatus::ConvertBack => Ok(()),
-            RotationStatus::None => Err(LuksError::Rotation(
+            RotationStatus::None => Err(LuksError::Conversion(
                 "nothing says that this volume began as LUKS1, so it is not made LUKS1".into(),
             )),
-            _ => Err(LuksError::Rotation(
-                "one is staged, under way or not cleaned up: end it before the conversion".into(),
+            _ => Err(LuksError::Conversion(
+                "a rotation is staged, under way or not cleaned up: end that first".into(),
             )),
         }
     }

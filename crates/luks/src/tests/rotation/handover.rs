@@ -17,7 +17,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const RESUME: [&str; 3] = ["reencrypt", "--resume-only", "--force-offline-reencrypt"];
 
 /// A volume that cryptsetup is asked to make whole and to rotate to the end.
-fn cryptsetup_ends(image: &[u8], passphrase: &str) -> Result<Vec<u8>, String> {
+pub(super) fn cryptsetup_ends(image: &[u8], passphrase: &str) -> Result<Vec<u8>, String> {
     let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let file = File::new(image);
     for arguments in [&["repair"][..], &RESUME] {

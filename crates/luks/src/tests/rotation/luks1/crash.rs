@@ -3,7 +3,7 @@
 
 use super::super::super::interop::File;
 use super::super::crash::crash_states;
-use super::super::world::Dice;
+use super::super::world::{Dice, History};
 use super::real::read_by_qemu;
 use super::*;
 
@@ -30,7 +30,8 @@ impl Conversion {
         let mut passphrases: Vec<_> = layout.slots.iter().map(|(_, text)| *text).collect();
         passphrases.sort_unstable();
         passphrases.dedup();
-        Self::new(base.clone(), to_luks2(&base), 2, &passphrases)
+        let plan = if layout.slots.len() > 6 { for_good(&base) } else { to_luks2(&base) };
+        Self::new(base.clone(), plan, 2, &passphrases)
     }
 
     fn back(layout: &Layout, new_secret: bool) -> Self {
@@ -69,7 +70,7 @@ impl Conversion {
         if to_the_end {
             if version != self.goal {
                 let plan = match self.goal {
-                    2 => to_luks2(&world.image),
+                    2 => for_good(&world.image),
                     _ => to_luks1(&world.image, self.passphrases[0]),
                 };
                 carry_out(&mut world, &plan);
@@ -255,7 +256,7 @@ fn the_negative_controls_are_caught() {
 /// The states that our code is tried with, opened by the programs that have to live with them.
 #[test]
 fn cryptsetup_and_qemu_open_crash_states_of_the_conversions() {
-    let history = super::super::world::History::default();
+    let history = History::default();
     for (layout, back) in
         [(CRYPTSETUP, false), (QEMU, false), (SMALL, false), (QEMU, true), (SMALL, true)]
     {

@@ -64,6 +64,11 @@ fn what_has_no_place_is_refused_before_anything_is_written() {
     let full = message(stay(&CROWDED.volume(), Luks2Stay::UntilRotated));
     assert!(full.contains("keyslot 0 lies where the LUKS2 headers go"), "{full}");
 
+    // The rotation would fail: nowhere to put its new key. As LUKS2 for good there is room.
+    let full = message(stay(&FULL.volume(), Luks2Stay::UntilRotated));
+    assert!(full.contains("the new volume key's keyslot, which must lie where LUKS1 has one"));
+    stay(&FULL.volume(), Luks2Stay::ForGood).unwrap();
+
     // A LUKS2 header of earlier times, in a keyslot's place and in the data.
     for at in [0x4_0000, 0x8_0000] {
         let mut volume = SMALL.volume();
@@ -76,14 +81,11 @@ fn what_has_no_place_is_refused_before_anything_is_written() {
     }
     // Where the headers go, or keyslot 0 was, it is overwritten.
     for at in [0x4000, 0x8000, 0x1_0000] {
-        let mut volume = SMALL.volume();
-        volume[at..at + 6].copy_from_slice(b"SKUL\xba\xbe");
         let layout = Layout { slots: &[(1, OLD)], ..SMALL };
         let mut image = layout.volume();
         image[at..at + 8].copy_from_slice(b"SKUL\xba\xbe\0\x02");
         let converted = after(&image, &to_luks2(&image));
-        let found = image.len();
-        assert!(at == 0x4000 || converted[at..at + 6] != image[at..at + 6], "{found}");
+        assert!(at == 0x4000 || converted[at..at + 6] != image[at..at + 6], "{at:#x}");
     }
 
     // Another key; a header that changed.
@@ -195,5 +197,28 @@ fn remains_of_luks2_never_count_and_are_removed() {
         let volume = layout.volume();
         let plan = load(&volume).unwrap().finish_conversion(&mut volume.as_slice(), &mut rng(1));
         assert!(plan.unwrap().is_empty(), "{}", layout.name);
+    }
+}
+
+/// What a rotation has room for in the smallest layout, with the bridges of a new secret.
+#[test]
+fn the_smallest_layout_leaves_room_for_long_ranges() {
+    let shape = SMALL.shape(true);
+    let volume = SMALL.volume();
+    let image = staged(&shape, &after(&volume, &to_luks2(&volume)));
+    let unlocked = super::super::driver::unlock_rotation(&image, OLD).unwrap();
+    for (atomic_write_bytes, least) in [(512, 6 << 20), (0, 384 << 10)] {
+        let params = crate::RotationParams {
+            atomic_write_bytes,
+            volume_bytes: 64 << 20,
+            zone_bytes: 32 << 20,
+            ..shape.params()
+        };
+        let rotation = load(&image)
+            .unwrap()
+            .start_rotation(&mut image.as_slice(), &unlocked, params, &mut rng(1))
+            .unwrap()
+            .carried_out();
+        assert_eq!(rotation.zone().unwrap().len_bytes, least);
     }
 }

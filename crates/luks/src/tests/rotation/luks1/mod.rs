@@ -2,6 +2,7 @@
 
 mod crash;
 mod limits;
+mod path;
 mod real;
 
 use std::sync::Arc;
@@ -124,6 +125,12 @@ fn to_luks2(image: &[u8]) -> Plan {
     header
         .convert_to_luks2(&mut { image }, &unlocked, Luks2Stay::UntilRotated, &mut rng(41))
         .unwrap()
+}
+
+fn for_good(image: &[u8]) -> Plan {
+    let unlocked = unlock(image, OLD).unwrap();
+    let header = load(image).unwrap();
+    header.convert_to_luks2(&mut { image }, &unlocked, Luks2Stay::ForGood, &mut rng(43)).unwrap()
 }
 
 fn to_luks1(image: &[u8], passphrase: &str) -> Plan {

@@ -402,7 +402,7 @@ impl Header {
     /// to do behind a LUKS2 header is [`repair()`]'s.)
     ///
     /// # Errors
-    /// [`LuksError::Read`], [`LuksError::Changed`], [`LuksError::Random`].
+    /// [`LuksError::Changed`], [`LuksError::Random`]; [`LuksError::Read`] of what is in use.
     pub fn finish_conversion(
         &self,
         io: &mut dyn ReadAt,

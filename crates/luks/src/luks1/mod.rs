@@ -3,6 +3,7 @@
 //! Contract: one copy, no checksum, so a change is a sequence of single-sector writes, each of
 //! which leaves a valid header; sectors (512 bytes) are assumed to be written whole. Layouts differ
 //! between creators (payload at 4096, 4040, 2056 sectors): everything is read from the header.
+//! To be re-encrypted, a volume is LUKS2 for a while: [`convert`].
 
 mod assemble;
 mod convert;

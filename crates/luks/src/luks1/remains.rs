@@ -48,7 +48,7 @@ impl Luks1 {
         self.check_unchanged(io)?;
         let mut plan = Plan::default();
         let copies = self.copies_of_slots(io)?;
-        let luks2 = self.has_luks2_remains(io)?;
+        let luks2 = self.has_luks2_remains(io);
         if copies.is_empty() && !luks2 {
             return Ok(plan);
         }
@@ -81,7 +81,8 @@ impl Luks1 {
         for number in 0..SLOTS {
             let apart = self.place_flaw(number, |_| true).is_ok();
             let (start, _) = self.material_range(&self.slots[number as usize]);
-            sectors.push(if apart { Some(read_vec(io, start, SECTOR)?) } else { None });
+            // What cannot be read holds no copy that opens, and must not stop who needs it not.
+            sectors.push(if apart { read_vec(io, start, SECTOR).ok() } else { None });
         }
         let copy = |slot: &u32| {
             let own = &sectors[*slot as usize];
@@ -106,18 +107,17 @@ impl Luks1 {
     }
 
     /// Whether parts of a LUKS2 header of this volume lie where no keyslot in use does.
-    fn has_luks2_remains(&self, io: &mut dyn ReadAt) -> Result<bool, LuksError> {
+    fn has_luks2_remains(&self, io: &mut dyn ReadAt) -> bool {
         let end = 2 * CONVERTED_HEADER_BYTES;
         let in_use = self.slots.iter().filter(|slot| slot.active);
-        if self.payload_bytes() < end
-            || in_use.map(|slot| self.material_range(slot).0).any(|start| start < end)
-        {
-            return Ok(false);
+        let first = in_use.map(|slot| self.material_range(slot).0).min();
+        if self.payload_bytes() < end || first.is_some_and(|start| start < end) {
+            return false;
         }
-        let json = read_vec(io, JSON_AT, JSON_START.len())?;
-        let secondary = read_vec(io, CONVERTED_HEADER_BYTES, 208)?;
-        let ours =
-            secondary.starts_with(SECONDARY_MAGIC) && secondary[168..208] == self.raw[168..208];
-        Ok(ours || json == JSON_START)
+        let json = read_vec(io, JSON_AT, JSON_START.len()).is_ok_and(|bytes| bytes == JSON_START);
+        let secondary = read_vec(io, CONVERTED_HEADER_BYTES, 208).is_ok_and(|bytes| {
+            bytes.starts_with(SECONDARY_MAGIC) && bytes[168..208] == self.raw[168..208]
+        });
+        json || secondary
     }
 }

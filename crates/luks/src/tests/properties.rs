@@ -28,6 +28,8 @@ fn exercise(image: &[u8]) {
         let _ = header.set_key_age(&mut io, crate::KeyAge::new_at(1), &mut rng(1));
         let _ = header.abandon_rotation(&mut io, &mut rng(1));
         let _ = header.clean_up_rotation(&mut io, &mut rng(1));
+        let _ = header.finish_conversion(&mut io, &mut rng(1));
+        let _ = header.keep_luks2(&mut io, &mut rng(1));
     }
 }
 

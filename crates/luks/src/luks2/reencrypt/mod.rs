@@ -4,7 +4,7 @@
 //! step of a rotation is a plan; what happens between two plans (reading the old ciphertext, writing
 //! the new, holding guests off) is the caller's. docs/on-disk.md has the protocol with its numbered
 //! invariants (R1, R2, …), which code here names.
-//! Deliberately absent: LUKS1, other directions, shifts of data, changes of the sector size.
+//! Deliberately absent: LUKS1 (which is converted before, [`crate::luks1`]), other directions, shifts of data, changes of the sector size.
 
 mod binding;
 mod forms;

@@ -1,5 +1,6 @@
 //! What a conversion refuses, and what it leaves alone.
 
+use super::super::world::Dice;
 use super::*;
 use crate::{NewKeyslot, StageParams};
 
@@ -221,4 +222,69 @@ fn the_smallest_layout_leaves_room_for_long_ranges() {
             .carried_out();
         assert_eq!(rotation.zone().unwrap().len_bytes, least);
     }
+}
+
+/// Headers that nobody makes: keyslots anywhere. What is accepted opens afterwards and on the way
+/// back, with every keyslot and the data.
+#[test]
+fn with_keyslots_in_odd_places_a_conversion_is_refused_or_loses_nothing() {
+    let (mut accepted, mut refused, mut invalid) = (0, 0, 0);
+    for seed in 0..150 {
+        let mut dice = Dice::new(seed);
+        let layout =
+            Layout { slots: [&[(0, OLD)][..], &[(2, OLD), (5, NEW)]][dice.below(2)], ..SMALL };
+        let whole = layout.volume();
+        let mut image = whole.clone();
+        for slot in 0..8 {
+            let offset_at = 208 + 48 * slot + 40;
+            let from = layout.grid()[slot] as usize;
+            let to = match dice.below(8) {
+                0 => 8 * dice.below(230),
+                1 => 2 + dice.below(1880),
+                2 => layout.grid()[dice.below(8)] as usize,
+                3 => 64 + 8 * dice.below(24),
+                _ => from,
+            };
+            image[offset_at..offset_at + 4].copy_from_slice(&(to as u32).to_be_bytes());
+            if layout.slots.iter().any(|(number, _)| *number as usize == slot) {
+                let material = &whole[from * 512..from * 512 + 128_000];
+                image[to * 512..to * 512 + 128_000].copy_from_slice(material);
+            }
+        }
+        let Ok(unlocked) = unlock(&image, OLD) else {
+            invalid += 1;
+            continue;
+        };
+        let also = unlock(&image, NEW).is_ok();
+        let data = &image[layout.payload_sectors as usize * 512..];
+        let Ok(plan) = stay(&image, Luks2Stay::UntilRotated) else {
+            refused += 1;
+            continue;
+        };
+        accepted += 1;
+        let check = |image: &[u8]| {
+            assert!(unlock(image, OLD).unwrap().key.ct_eq(unlocked.key.expose()), "{seed}");
+            assert!(unlock(image, NEW).is_ok() == also, "{seed}");
+            assert!(image.ends_with(data), "{seed}");
+        };
+        let mut converted = image.clone();
+        for step in plan.steps() {
+            if let Step::Write { offset_bytes, data } = step {
+                converted[*offset_bytes as usize..][..data.len()].copy_from_slice(data);
+                if seed % 4 == 0 {
+                    check(&converted);
+                }
+            }
+        }
+        assert_eq!(load(&converted).unwrap().version(), 2);
+        check(&converted);
+        let back = after(&converted, &to_luks1(&converted, OLD));
+        assert_eq!(load(&back).unwrap().version(), 1);
+        check(&back);
+        let plan = load(&image).unwrap().finish_conversion(&mut image.as_slice(), &mut rng(1));
+        let finished = after(&image, &plan.unwrap());
+        assert!(unlock(&finished, OLD).is_ok() && unlock(&finished, NEW).is_ok() == also);
+    }
+    println!("{accepted} accepted, {refused} refused, {invalid} invalid");
+    assert!(accepted >= 20 && refused >= 10 && invalid >= 5);
 }

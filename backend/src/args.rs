@@ -37,6 +37,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
+    /// Directory for what no volume has a place for: ages of LUKS1 keys, header backups
+    /// [default: /var/lib/sealblk]
+    #[arg(long, value_name = "PATH")]
+    state_dir: Option<PathBuf>,
+
     /// What to log: error, warn, info, debug, trace, or a `tracing` filter [default: info]
     #[arg(long, value_name = "FILTER")]
     log_level: Option<String>,
@@ -52,6 +57,10 @@ struct Single {
     /// Where its passphrase is: `file:PATH`, the file's whole content, byte for byte
     #[arg(long, value_name = "SOURCE", requires = "volume")]
     key: Option<String>,
+
+    /// The passphrase that a rotation changes to: tried when --key doesn't open the volume
+    #[arg(long, value_name = "SOURCE", requires = "key")]
+    new_key: Option<String>,
 
     /// Serve it unencrypted, in place of --key; for measuring only
     #[arg(long, conflicts_with = "key", requires = "volume")]
@@ -127,6 +136,7 @@ impl Args {
     pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
         let flags = DaemonConfig {
             control: self.control,
+            state_dir: self.state_dir,
             log_level: self.log_level,
             log_format: self.log_format.unwrap_or_default(),
             ..DaemonConfig::default()
@@ -142,6 +152,7 @@ impl Args {
                     name: socket.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
                     uri,
                     key: single.key,
+                    new_key: single.new_key,
                     plain: single.plain,
                     socket,
                     socket_group: single.socket_group,
@@ -163,6 +174,7 @@ impl Args {
         let mut config = config::load(&path)?;
         let daemon = &mut config.daemon;
         daemon.control = flags.control.or(daemon.control.take());
+        daemon.state_dir = flags.state_dir.or(daemon.state_dir.take());
         daemon.log_level = flags.log_level.or(daemon.log_level.take());
         daemon.log_format = self.log_format.unwrap_or(daemon.log_format);
         Ok(config)

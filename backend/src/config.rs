@@ -130,6 +130,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) name: String,
     pub(crate) uri: String,
     pub(crate) protection: Protection,
+    /// What a rotation changes the key to: tried when the key doesn't open the volume.
+    pub(crate) new_key: Option<KeySource>,
     pub(crate) socket: SocketConfig,
     pub(crate) queues: u16,
     pub(crate) queue_size: u16,
@@ -189,6 +191,10 @@ pub(crate) fn volume(
             );
         }
     };
+    let new_key = section.new_key.map(|key| key.parse().map_err(|e| format!("`new_key`: {e}")));
+    if new_key.is_some() && protection == Protection::Plain {
+        return Err("`plain = true` has no key that `new_key` could follow".into());
+    }
     socket_path(&socket).map_err(|e| format!("`socket`: {e}"))?;
     let queues = section.queues.unwrap_or(1);
     if !(1..=MAX_QUEUES).contains(&queues) {
@@ -233,6 +239,7 @@ pub(crate) fn volume(
         name,
         uri,
         protection,
+        new_key: new_key.transpose()?,
         socket: SocketConfig {
             path: socket,
             mode: file_mode(socket_mode.as_deref())?,

@@ -128,24 +128,25 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
             "io_uring"
         );
     }
-    let rotator = match (unlocked.keys.take(), &config.protection) {
-        (Some(keys), Protection::Key(key)) => {
+    let rotator = match unlocked.keys.take() {
+        Some(keys) => {
             let rotator = Rotator::new(Parts {
                 name: config.name.clone(),
                 volume: volume.clone(),
                 board: disk.switchboard(),
-                key: key.clone(),
+                key: keys.key,
                 policy: config.rotation.clone(),
                 ages: ages.clone(),
+                uuid: keys.uuid,
+                state_dir: ages.directory().to_owned(),
                 aging: keys.aging,
-                luks: config.luks,
             });
             if let Some(rotation) = keys.rotation {
                 rotator.resume(keys.unlocked, rotation);
             }
             Some(rotator)
         }
-        _ => None,
+        None => None,
     };
     let status = VolumeStatus {
         name: config.name.clone(),
@@ -180,6 +181,10 @@ struct Unlocked {
 /// What a rotation goes on with.
 struct Keys {
     unlocked: sealblk_luks::Unlocked,
+    /// The volume's UUID.
+    uuid: String,
+    /// The source that opened.
+    key: KeySource,
     /// One that is under way.
     rotation: Option<Rotation>,
     aging: Aging,
@@ -194,21 +199,51 @@ fn unlock(
     let name = config.name.as_str();
     let mut io = Reader(&**volume);
     let header = load(&mut io, config)?;
-    let fetched = key.fetch()?;
-    if let Some(warning) = &fetched.warning {
-        tracing::warn!(disk = name, "{warning}");
-    }
-    let unlocked = sealblk_rotation::unlock(&**volume, &header, &[&fetched.passphrase])
-        .map_err(|error| explain(error, key, fetched.hint()))?;
-    drop(fetched);
+    let (unlocked, key) = open_keys(&**volume, &header, key, config)?;
     mend_header(&**volume, &mut io, &header, name);
-    let (header, segments, rotation) = take_up(&**volume, header, &unlocked, config)?;
+    let (header, segments, rotation) = take_up(&**volume, header, &unlocked, config, ages)?;
     let encryption = describe_encryption(&header, &segments, config.cipher.into())?;
     for warning in sealblk_cipher::warnings() {
         tracing::warn!(disk = name, "{warning}");
     }
     let aging = aging(&header, volume.geometry().read_only, config, ages);
-    Ok(Unlocked { segments, encryption, keys: Some(Keys { unlocked, rotation, aging }) })
+    Ok(Unlocked {
+        segments,
+        encryption,
+        keys: Some(Keys { unlocked, uuid: header.uuid(), key, rotation, aging }),
+    })
+}
+
+/// Recovers the volume key, or both in the middle of a rotation; gives the source that opened.
+fn open_keys(
+    volume: &dyn Volume,
+    header: &Header,
+    key: &KeySource,
+    config: &VolumeConfig,
+) -> anyhow::Result<(sealblk_luks::Unlocked, KeySource)> {
+    let mut failure = None;
+    for source in std::iter::once(key).chain(&config.new_key) {
+        let fetched = match source.fetch() {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                // Of two that fail the first is the one to end with.
+                tracing::warn!(disk = config.name, "{error}");
+                failure = Some(failure.unwrap_or_else(|| error.into()));
+                continue;
+            }
+        };
+        if let Some(warning) = &fetched.warning {
+            tracing::warn!(disk = config.name, "{warning}");
+        }
+        match sealblk_rotation::unlock(volume, header, &[&fetched.passphrase]) {
+            Ok(unlocked) => return Ok((unlocked, source.clone())),
+            Err(error) => {
+                let error = explain(error, source, fetched.hint());
+                failure = Some(failure.unwrap_or(error));
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| anyhow!("there is no key")))
 }
 
 /// What the header says of a rotation is done before anybody reads: a zone that was interrupted is
@@ -218,6 +253,7 @@ fn take_up(
     header: Header,
     unlocked: &sealblk_luks::Unlocked,
     config: &VolumeConfig,
+    ages: &Ages,
 ) -> anyhow::Result<(Header, Vec<SegmentSpec>, Option<Rotation>)> {
     let geometry = volume.geometry();
     if geometry.read_only {
@@ -231,9 +267,8 @@ fn take_up(
     }
     let zone_bytes = config.rotation.hotzone_bytes.unwrap_or(sealblk_rotation::ZONE_BYTES);
     let params = sealblk_rotation::params(volume, zone_bytes);
-    let policy = Policy { luks1: config.luks != Some(2), luks2: true };
     let _lock = HeaderLock::take(volume.uri(), &mut || {});
-    let taken = sealblk_rotation::take_up(volume, &policy, unlocked, params)
+    let taken = sealblk_rotation::take_up(volume, unlocked, params, ages)
         .context("taking up its rotation")?;
     for line in &taken.done {
         tracing::info!(disk = config.name, "{line}");
@@ -257,8 +292,18 @@ fn aging(header: &Header, read_only: bool, config: &VolumeConfig, ages: &Ages) -
 /// The header, if it is the one that the configuration expects. Storage can answer with an older
 /// or another volume's header, whose passphrase we may know.
 fn load(io: &mut dyn ReadAt, config: &VolumeConfig) -> anyhow::Result<Header> {
-    let allowed = |version| config.luks.is_none_or(|pinned| pinned == version);
-    let header = Header::load(io, &Policy { luks1: allowed(1), luks2: allowed(2) })?;
+    let header = match config.luks {
+        // What was LUKS1 and will be again is LUKS2 for the time of a rotation.
+        Some(1) => {
+            let header = Header::load(io, &Policy::default())?;
+            if header.version() == 2 && !header.is_luks1_for_now_luks2() {
+                return Err(LuksError::VersionNotAllowed { found: 2 }.into());
+            }
+            header
+        }
+        Some(2) => Header::load(io, &Policy { luks1: false, luks2: true })?,
+        _ => Header::load(io, &Policy::default())?,
+    };
     if let Some(pinned) = &config.uuid {
         let found = header.uuid();
         ensure!(

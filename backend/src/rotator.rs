@@ -8,6 +8,7 @@
 //! in its thread's hands only, and go with it.
 
 mod gate;
+mod memory;
 mod thread;
 
 use std::path::PathBuf;
@@ -18,13 +19,14 @@ use std::thread::JoinHandle;
 use sealblk_api::{Rotation as Told, RotationOrder, RotationState};
 use sealblk_engine::Switchboard;
 use sealblk_keys::KeySource;
-use sealblk_luks::{Header, KeyAge, Rotation, Unlocked};
+use sealblk_luks::{Header, KeyAge, Policy, Rotation, Unlocked};
 use sealblk_rotation::{
     Ages, Controls, Phase, Place, Reader, Watch, Wishes, ZONE_BYTES, ZONE_BYTES_MAX, carry_out,
     decide, known_age, random,
 };
 use sealblk_volume::Volume;
 
+use self::memory::Memory;
 use crate::aging::{Aging, wall_clock};
 use crate::config::RotationPolicy;
 use crate::control::Refused;
@@ -40,9 +42,11 @@ pub(crate) struct Parts {
     pub(crate) key: KeySource,
     pub(crate) policy: RotationPolicy,
     pub(crate) ages: Ages,
+    /// Where header backups go, and what must not be forgotten.
+    pub(crate) state_dir: PathBuf,
+    /// The volume's, from its header.
+    pub(crate) uuid: String,
     pub(crate) aging: Aging,
-    /// Which LUKS version the configuration pins, if it does.
-    pub(crate) luks: Option<u8>,
 }
 
 /// The rotations of one disk.
@@ -70,6 +74,8 @@ struct State {
     paused: bool,
     /// Outside of its window.
     window_closed: bool,
+    /// The file with the header as it was, if one was made.
+    header_backup: Option<PathBuf>,
     key: KeySource,
     aging: Aging,
     /// A failed beginning by schedule is not repeated before this time.
@@ -110,6 +116,7 @@ impl Rotator {
             by_schedule: false,
             paused: false,
             window_closed: false,
+            header_backup: None,
             key,
             aging,
             not_before: 0,
@@ -117,15 +124,18 @@ impl Rotator {
         Self(Arc::new(Inner { parts, controls, state: Mutex::new(state) }))
     }
 
-    /// Goes on with a rotation that the header tells of. With a schedule that has windows it keeps
-    /// to them.
+    /// Goes on with a rotation that the header tells of.
     pub(crate) fn resume(&self, unlocked: Unlocked, rotation: Rotation) {
-        let windows = &self.0.parts.policy.schedule.windows;
-        let by_schedule = !windows.are_any_time();
+        let parts = &self.0.parts;
+        let Memory { paused, by_schedule, header_backup } =
+            Memory::recall(&parts.state_dir, &parts.uuid);
+        let open = parts.policy.schedule.windows.are_open_at(wall_clock());
         {
             let mut state = self.0.lock();
             state.by_schedule = by_schedule;
-            state.window_closed = by_schedule && !windows.are_open_at(wall_clock());
+            state.paused = paused;
+            state.window_closed = by_schedule && !open;
+            state.header_backup = header_backup;
             self.0.apply_pause(&state);
         }
         let task = Task::Resume(Box::new(unlocked), Box::new(rotation));
@@ -139,6 +149,7 @@ impl Rotator {
         let state = self.0.lock();
         let (progress, wishes) = (state.watch.progress(), self.0.controls.wishes());
         let mut told = state.told.clone();
+        told.header_backup = state.header_backup.as_ref().map(|path| path.display().to_string());
         told.limit_bytes = wishes.rate_bytes;
         if told.state == RotationState::None {
             return told;
@@ -206,6 +217,7 @@ impl Rotator {
                     (state.by_schedule, state.window_closed) = (false, false);
                 }
                 self.0.apply_pause(&state);
+                self.0.keep_memory(&state);
             }
             RotationOrder::Throttle { rate_bytes } => {
                 self.0.controls.change(|wishes| wishes.rate_bytes = rate_bytes);
@@ -321,7 +333,7 @@ impl Rotator {
     fn remember(&self, since: u64) {
         let parts = &self.0.parts;
         let age = KeyAge { volume_key_since: Some(since), ..self.0.lock().aging.age };
-        let noted = Header::load(&mut Reader(&*parts.volume), &parts.headers())
+        let noted = Header::load(&mut Reader(&*parts.volume), &Policy::default())
             .map_err(anyhow::Error::from)
             .and_then(|header| {
                 match known_age(&header, parts.volume.geometry().read_only, &parts.ages).place {
@@ -359,17 +371,24 @@ impl Rotator {
     }
 }
 
-impl Parts {
-    /// Which headers are accepted. A rotation of a LUKS1 volume is LUKS2 for its time.
-    fn headers(&self) -> sealblk_luks::Policy {
-        sealblk_luks::Policy { luks1: self.luks != Some(2), luks2: true }
-    }
-}
-
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Whoever panicked has ended the process, or was a test.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the next daemon must know.
+    fn keep_memory(&self, state: &State) {
+        let memory = Memory {
+            paused: state.paused,
+            by_schedule: state.by_schedule,
+            header_backup: state.header_backup.clone(),
+        };
+        if let Err(error) = memory.keep(&self.parts.state_dir, &self.parts.uuid) {
+            let dir = self.parts.state_dir.display();
+            tracing::warn!(disk = self.parts.name, %dir, %error,
+                "a restart will not know that the rotation is paused or whose it is");
+        }
     }
 
     fn apply_pause(&self, state: &State) {

@@ -28,6 +28,7 @@ pub(crate) struct VolumeSection {
     pub(crate) name: String,
     pub(crate) uri: String,
     pub(crate) key: Option<String>,
+    pub(crate) new_key: Option<String>,
     #[serde(default)]
     pub(crate) plain: bool,
     pub(crate) socket: PathBuf,

@@ -10,15 +10,20 @@ use anyhow::{Context, anyhow};
 use sealblk_api::{Rotation as Told, RotationState};
 use sealblk_block::in_one_line;
 use sealblk_keys::KeySource;
-use sealblk_luks::{Header, Rotation, RotationNotes, Unlocked};
+use sealblk_luks::{Header, Policy, Rotation, RotationNotes, Unlocked};
 use sealblk_rotation::{
-    Beginning, Begun, Gate, HeaderLock, Job, Outcome, Reader, begin, known_age, params, run,
+    BackupError, Beginning, Begun, Gate, HeaderBackup, HeaderLock, Job, Outcome, Reader, begin,
+    known_age, params, run,
 };
 use sealblk_secret::{protect_stack, wipe_stack};
 
 use super::gate::DiskGate;
+use super::memory::Memory;
 use super::{Inner, Start, Task};
 use crate::aging::wall_clock;
+
+/// In place of a file: no backup is made.
+const NO_BACKUP: &str = "none";
 
 /// Its stack: as a queue thread's, it counts as locked memory.
 const STACK_BYTES: usize = 512 << 10;
@@ -44,6 +49,11 @@ fn rotate(inner: &Inner, task: Task) {
     let (begun, new_key) = match task {
         Task::Resume(unlocked, rotation) => {
             tracing::info!(done_bytes = rotation.done_bytes(), "the rotation goes on");
+            if let Err(error) = disarm_backup(inner) {
+                // It is not where it was, or not ours: nothing that we could keep from harm.
+                let error = in_one_line(&error);
+                tracing::warn!(error, "the header's backup must not be put back");
+            }
             (Begun { unlocked: *unlocked, rotation: *rotation }, None)
         }
         Task::Start(start) => match start_anew(inner, &mut gate, &start) {
@@ -55,6 +65,8 @@ fn rotate(inner: &Inner, task: Task) {
             Err(error) => {
                 let why = in_one_line(error.as_ref());
                 tracing::error!(why, "the rotation can't begin");
+                shred_backup(inner);
+                Memory::forget(&inner.parts.state_dir, &inner.parts.uuid);
                 let _ = start.answer.send(Err(why));
                 return;
             }
@@ -70,6 +82,7 @@ fn rotate(inner: &Inner, task: Task) {
         gate: &mut gate,
         controls: &inner.controls,
         watch: &watch,
+        ages: Some(&inner.parts.ages),
     });
     drop(unlocked);
     match outcome {
@@ -101,10 +114,15 @@ fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Resu
     if let Some(warning) = new.as_ref().and_then(|new| new.warning.as_ref()) {
         tracing::warn!("{warning}");
     }
-    let header = Header::load(&mut Reader(&*parts.volume), &parts.headers())?;
-    let (uuid, age) = (header.uuid(), known_age(&header, false, &parts.ages).age);
+    let header = Header::load(&mut Reader(&*parts.volume), &Policy::default())?;
+    let age = known_age(&header, false, &parts.ages).age;
     drop(header);
-    let _ = (&start.header_backup, start.keep_luks2, uuid);
+    let backup = make_backup(inner, start)?;
+    {
+        let mut state = inner.lock();
+        state.header_backup = backup.as_ref().map(|backup| backup.path().to_owned());
+        inner.keep_memory(&state);
+    }
     let beginning = Beginning {
         passphrase: &old.passphrase,
         new_passphrase: new.as_ref().map(|new| &new.passphrase),
@@ -115,13 +133,19 @@ fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Resu
             started_at: wall_clock(),
             generation: age.rotations + 1,
         },
+        keep_luks2: start.keep_luks2,
     };
     let zone_bytes = inner.controls.wishes().zone_bytes;
     let begun = {
         let _lock = HeaderLock::take(parts.volume.uri(), &mut || {});
         let params = params(&*parts.volume, zone_bytes);
-        begin(&*parts.volume, &parts.headers(), &beginning, params)?
+        begin(&*parts.volume, &beginning, params)?
     };
+    if let Some(backup) = &backup {
+        // Up to here it could be put back; from here on, no more.
+        backup.refresh(&mut Reader(&*parts.volume))?;
+        backup.data_moves()?;
+    }
     gate.publish(&begun.rotation.segments()?).map_err(|error| anyhow!(error))?;
     tracing::info!(
         zone_bytes,
@@ -132,6 +156,58 @@ fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Resu
     Ok(begun)
 }
 
+/// The header as it is now, in a file: before the first change.
+fn make_backup(inner: &Inner, start: &Start) -> anyhow::Result<Option<HeaderBackup>> {
+    let parts = &inner.parts;
+    let path = match &start.header_backup {
+        Some(path) if path.as_os_str() == NO_BACKUP => return Ok(None),
+        Some(path) => path.clone(),
+        None => HeaderBackup::default_path(&parts.state_dir, &parts.uuid),
+    };
+    let made = super::memory::make_directory(&parts.state_dir)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(HeaderBackup::create(&path, &mut Reader(&*parts.volume))?));
+    let made = made.with_context(|| {
+        format!(
+            "backing up the header to {}: nothing was changed; name another file, or `{NO_BACKUP}`",
+            path.display()
+        )
+    })?;
+    tracing::info!(file = %path.display(), "the header is backed up");
+    Ok(Some(made))
+}
+
+/// Data moves on: the backup must not be put back. (It says so already, unless the daemon died just
+/// before.)
+fn disarm_backup(inner: &Inner) -> Result<(), BackupError> {
+    let path = inner.lock().header_backup.clone();
+    let Some(path) = path else { return Ok(()) };
+    match HeaderBackup::adopt(&path, &inner.parts.uuid)? {
+        Some(backup) => backup.data_moves(),
+        None => Ok(()),
+    }
+}
+
+/// What the backup could bring back must not come back.
+fn shred_backup(inner: &Inner) {
+    let Some(path) = inner.lock().header_backup.take() else { return };
+    match HeaderBackup::adopt(&path, &inner.parts.uuid) {
+        Ok(None) => {}
+        Ok(Some(backup)) => match backup.shred() {
+            Ok(()) => tracing::info!(file = %path.display(), "the header's backup is destroyed"),
+            Err(error) => {
+                let error = in_one_line(&error);
+                tracing::error!(file = %path.display(), error,
+                    "the header's backup still holds the old key: destroy it");
+            }
+        },
+        Err(error) => {
+            let error = in_one_line(&error);
+            tracing::warn!(error, "what has the name of the header's backup stays");
+        }
+    }
+}
+
 /// Names of everything that takes part.
 fn describe(inner: &Inner, told: &mut Told, unlocked: &Unlocked, rotation: &Rotation) {
     *told = Told {
@@ -140,7 +216,7 @@ fn describe(inner: &Inner, told: &mut Told, unlocked: &Unlocked, rotation: &Rota
         ..Told::default()
     };
     let parts = &inner.parts;
-    let Ok(header) = Header::load(&mut Reader(&*parts.volume), &parts.headers()) else { return };
+    let Ok(header) = Header::load(&mut Reader(&*parts.volume), &Policy::default()) else { return };
     let report = header.report();
     let [old, new] = [unlocked.old_digest(), Some(unlocked.digest())].map(|digest| {
         let found = report.digests.iter().find(|one| Some(one.id) == digest);
@@ -161,7 +237,9 @@ fn completed(inner: &Inner, new_key: Option<KeySource>) {
         told.state = RotationState::Completed;
         told.ended_at = Some(wall_clock());
     });
-    let header = Header::load(&mut Reader(&*parts.volume), &parts.headers());
+    let header = Header::load(&mut Reader(&*parts.volume), &Policy::default());
+    shred_backup(inner);
+    Memory::forget(&parts.state_dir, &parts.uuid);
     let mut state = inner.lock();
     if let Ok(header) = header {
         state.aging.age = known_age(&header, false, &parts.ages).age;

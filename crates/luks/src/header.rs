@@ -425,6 +425,14 @@ impl Header {
         if refusals.is_empty() { Ok(header) } else { Err(LuksError::Refused(refusals)) }
     }
 
+    /// Whether it is LUKS2 only for the time of a rotation: it was LUKS1 and will be again.
+    pub fn is_luks1_for_now_luks2(&self) -> bool {
+        match &self.0 {
+            Kind::V1(_) => false,
+            Kind::V2(header) => header.has_origin_token(),
+        }
+    }
+
     /// The LUKS2 header of a volume that began as LUKS1.
     fn converted(&self) -> Result<&Luks2, LuksError> {
         match &self.0 {

@@ -68,6 +68,11 @@ impl Ages {
         Self { directory: directory.into() }
     }
 
+    /// Where they are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// What is known of the volume with this UUID; `None`: nothing was ever written.
     ///
     /// # Errors

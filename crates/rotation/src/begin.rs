@@ -6,13 +6,14 @@
 //! cryptsetup's locks.
 
 use sealblk_luks::{
-    Header, KdfLimits, LuksError, Policy, Rotation, RotationNotes, RotationParams, RotationStatus,
-    SlotKdf, StageParams, Unlocked,
+    Header, KdfLimits, Luks2Stay, LuksError, Policy, Rotation, RotationNotes, RotationParams,
+    RotationStatus, SlotKdf, StageParams, Unlocked,
 };
 use sealblk_secret::SecretBytes;
 use sealblk_volume::Volume;
 
 use crate::error::RotationError;
+use crate::recover::convert_back;
 use crate::storage::{Reader, carry_out, random};
 
 /// What a rotation begins with.
@@ -26,6 +27,8 @@ pub struct Beginning<'a> {
     pub kdf: Option<SlotKdf>,
     /// What to remember.
     pub notes: RotationNotes,
+    /// A LUKS1 volume, which has to be LUKS2 for a rotation, stays it.
+    pub keep_luks2: bool,
 }
 
 /// A rotation that has begun.
@@ -37,21 +40,21 @@ pub struct Begun {
     pub rotation: Rotation,
 }
 
-/// Begins a rotation. One that was staged and went no further is taken back first.
+/// Begins a rotation. One that was staged and went no further is taken back first. A LUKS1 volume
+/// becomes LUKS2; when the rotation can't begin it becomes LUKS1 again.
 ///
 /// # Errors
 /// [`RotationError::Refused`] when one is under way; whatever the header or the storage say.
 pub fn begin(
     volume: &dyn Volume,
-    policy: &Policy,
     beginning: &Beginning<'_>,
     params: RotationParams,
 ) -> Result<Begun, RotationError> {
-    let load = || Header::load(&mut Reader(volume), policy);
+    let load = || Header::load(&mut Reader(volume), &Policy::default());
     let limits = KdfLimits::default();
     let mut header = load()?;
     match header.rotation_status()? {
-        RotationStatus::None => {}
+        RotationStatus::None | RotationStatus::ConvertBack => {}
         RotationStatus::Staged => {
             let plan = header.abandon_rotation(&mut Reader(volume), &mut random)?;
             carry_out(volume, &plan)?;
@@ -60,25 +63,54 @@ pub fn begin(
         _ => return Err(RotationError::Refused("a rotation is under way already".into())),
     }
     let unlocked = header.unlock(&mut Reader(volume), beginning.passphrase, &limits)?;
+    if header.version() == 1 {
+        let stay = if beginning.keep_luks2 { Luks2Stay::ForGood } else { Luks2Stay::UntilRotated };
+        let plan = header.convert_to_luks2(&mut Reader(volume), &unlocked, stay, &mut random)?;
+        carry_out(volume, &plan)?;
+        header = load()?;
+    } else if beginning.keep_luks2 && header.rotation_status()? == RotationStatus::ConvertBack {
+        carry_out(volume, &header.keep_luks2(&mut Reader(volume), &mut random)?)?;
+        header = load()?;
+    }
+    let begun = stage_and_start(volume, header, &unlocked, beginning, params, &load);
+    if begun.is_err() {
+        // The failure is what counts; what is left undone here the next beginning takes back.
+        let _ = take_back(volume, &unlocked, &load);
+    }
+    begun
+}
+
+/// The volume is as it was before, unless the storage fails.
+fn take_back(
+    volume: &dyn Volume,
+    unlocked: &Unlocked,
+    load: &dyn Fn() -> Result<Header, LuksError>,
+) -> Result<(), RotationError> {
+    let header = load()?;
+    if header.rotation_status()? == RotationStatus::Staged {
+        carry_out(volume, &header.abandon_rotation(&mut Reader(volume), &mut random)?)?;
+    }
+    convert_back(volume, unlocked, None)?;
+    Ok(())
+}
+
+fn stage_and_start(
+    volume: &dyn Volume,
+    header: Header,
+    unlocked: &Unlocked,
+    beginning: &Beginning<'_>,
+    params: RotationParams,
+    load: &dyn Fn() -> Result<Header, LuksError>,
+) -> Result<Begun, RotationError> {
     let stage = StageParams {
         passphrase: beginning.passphrase,
         new_passphrase: beginning.new_passphrase,
         kdf: beginning.kdf.unwrap_or_else(|| header.kdf_like(unlocked.slot())),
         notes: beginning.notes.clone(),
     };
-    let plan = header.stage_rotation(&mut Reader(volume), &unlocked, &stage, &mut random)?;
-    drop(unlocked);
+    let plan = header.stage_rotation(&mut Reader(volume), unlocked, &stage, &mut random)?;
     carry_out(volume, &plan)?;
-    let begun = prove_and_start(volume, &load()?, beginning, params);
-    if begun.is_err()
-        && let Ok(header) = load()
-        && header.rotation_status().is_ok_and(|status| status == RotationStatus::Staged)
-        && let Ok(plan) = header.abandon_rotation(&mut Reader(volume), &mut random)
-    {
-        // The failure is what counts; what is left staged here the next beginning takes back.
-        let _ = carry_out(volume, &plan);
-    }
-    begun
+    prove_and_start(volume, &load()?, beginning, params)
 }
 
 /// Each passphrase alone must open both keys, from what lies on the volume now: only then data may

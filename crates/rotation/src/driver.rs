@@ -28,13 +28,14 @@ use sealblk_luks::{
 };
 use sealblk_volume::{AlignedBuf, Volume};
 
+use crate::ages::Ages;
 use crate::controls::{Controls, Meter, Phase, Watch, Wishes};
 use crate::error::{RotationError, Trouble};
 use crate::gate::Gate;
 use crate::lock::HeaderLock;
 use crate::mover::{Gait, Mover, Way};
 use crate::pace::{BackOff, Pace, Step};
-use crate::recover::{TakenUp, params, try_take_up};
+use crate::recover::{TakenUp, convert_back, params, try_take_up};
 use crate::storage::{Reader, carry_out_or_trouble, random};
 
 /// New ciphertext is made in pieces of this size, in bytes.
@@ -65,6 +66,8 @@ pub struct Job<'a> {
     pub controls: &'a Controls,
     /// Where it tells how far it is.
     pub watch: &'a Watch,
+    /// Where the age of keys goes that LUKS1 has no place for; none: nowhere.
+    pub ages: Option<&'a Ages>,
 }
 
 /// Rotates until the end, or until it is told to stop. The data path must have the rotation's
@@ -73,7 +76,7 @@ pub struct Job<'a> {
 /// # Errors
 /// What makes no sense to try again: the volume is between two zones and as usable as before.
 pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
-    let Job { volume, unlocked, rotation, gate, controls, watch } = job;
+    let Job { volume, unlocked, rotation, gate, controls, watch, ages } = job;
     let mover = Mover::new(&**volume).map_err(RotationError::System)?;
     let mut driver = Driver {
         volume,
@@ -81,6 +84,7 @@ pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
         gate,
         controls,
         watch,
+        ages,
         mover,
         meter: Meter::new(Instant::now()),
         spare: Vec::new(),
@@ -148,6 +152,7 @@ struct Driver<'a> {
     gate: &'a mut dyn Gate,
     controls: &'a Controls,
     watch: &'a Watch,
+    ages: Option<&'a Ages>,
     mover: Mover,
     meter: Meter,
     /// Buffers that are not in use.
@@ -397,6 +402,10 @@ impl Driver<'_> {
     /// All data has the new key: destroys what is left of the old one.
     fn finish(&mut self, finished: Finished) -> Result<Outcome, Trouble> {
         self.header(&finished.wipe(&mut random)?)?;
+        {
+            let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
+            convert_back(&**self.volume, self.unlocked, self.ages)?;
+        }
         self.watch.update(|progress| {
             progress.phase = Phase::Done;
             progress.trouble = None;
@@ -501,7 +510,7 @@ impl Driver<'_> {
         if self.held.is_some() {
             self.gate.stuck();
         }
-        let policy = Policy { luks1: false, luks2: true };
+        let policy = Policy::default();
         let zone_bytes = self.controls.wishes().zone_bytes;
         let params = params(&**self.volume, zone_bytes);
         let TakenUp { segments, rotation, .. } = {
@@ -513,7 +522,7 @@ impl Driver<'_> {
                 // The zone in work is all written again, too, by what follows.
                 self.flush_failed = false;
             }
-            try_take_up(&**self.volume, &policy, self.unlocked, params)?
+            try_take_up(&**self.volume, self.unlocked, params, self.ages)?
         };
         self.in_doubt = None;
         self.release(&segments)?;
@@ -528,7 +537,7 @@ impl Driver<'_> {
         self.give_up_reading();
         let _ = self.mover.wait(Way::Out);
         if self.in_doubt.is_none() && self.held.is_some() {
-            let policy = Policy { luks1: false, luks2: true };
+            let policy = Policy::default();
             let header = Header::load(&mut Reader(&**self.volume), &policy);
             let size_bytes = self.volume.geometry().size_bytes;
             let segments = header.and_then(|header| header.segments(self.unlocked, size_bytes));

@@ -42,6 +42,16 @@ pub(crate) enum Trouble {
     Hopeless(RotationError),
 }
 
+impl From<Trouble> for RotationError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Storage { what, .. } => Self::Refused(what),
+            Trouble::Ended => Self::Refused("the disk is no longer served".into()),
+            Trouble::Hopeless(error) => error,
+        }
+    }
+}
+
 impl From<Ended> for Trouble {
     fn from(_: Ended) -> Self {
         Self::Ended

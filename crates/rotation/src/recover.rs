@@ -5,6 +5,7 @@
 //! interrupted anywhere and done again (docs/on-disk.md, R9). Nobody else reads or writes the zone
 //! meanwhile.
 
+use sealblk_block::in_one_line;
 use sealblk_cipher::SegmentSpec;
 use sealblk_luks::{
     Header, KdfLimits, LuksError, Policy, Progress, Recovery, RecoveryStep, Resume, Rotation,
@@ -13,6 +14,7 @@ use sealblk_luks::{
 use sealblk_secret::SecretBytes;
 use sealblk_volume::Volume;
 
+use crate::ages::{Ages, after_rotation_as_luks2};
 use crate::error::{RotationError, Trouble};
 use crate::storage::{Reader, carry_out_or_trouble, random};
 
@@ -56,7 +58,10 @@ pub fn unlock(
         RotationStatus::Clean { .. } | RotationStatus::Crash { .. } | RotationStatus::Finished => {
             header.unlock_rotation(&mut io, passphrases, &limits)
         }
-        RotationStatus::None | RotationStatus::Staged | RotationStatus::WipePending => {
+        RotationStatus::None
+        | RotationStatus::ConvertBack
+        | RotationStatus::Staged
+        | RotationStatus::WipePending => {
             let mut last = LuksError::NoKeyslotOpens { tried: 0, skipped: Vec::new() };
             for passphrase in passphrases {
                 match header.unlock(&mut io, passphrase, &limits) {
@@ -70,34 +75,38 @@ pub fn unlock(
 }
 
 /// Takes up the rotation of a volume whose keys are `unlocked` (both, as
-/// [`Header::unlock_rotation`] gives them, while one is under way). `policy` is which headers are
-/// accepted.
+/// [`Header::unlock_rotation`] gives them, while one is under way). What is LUKS2 only for a rotation
+/// that is over becomes LUKS1 again, its keys' age noted in `ages`.
 ///
 /// # Errors
 /// [`RotationError::Volume`] and [`LuksError::Read`] when the storage fails: try again; others are
 /// for an operator.
 pub fn take_up(
     volume: &dyn Volume,
-    policy: &Policy,
     unlocked: &Unlocked,
     params: RotationParams,
+    ages: &Ages,
 ) -> Result<TakenUp, RotationError> {
-    try_take_up(volume, policy, unlocked, params).map_err(|trouble| match trouble {
-        Trouble::Storage { what, .. } => RotationError::Refused(what),
-        Trouble::Ended => RotationError::Refused("the disk is no longer served".into()),
-        Trouble::Hopeless(error) => error,
-    })
+    try_take_up(volume, unlocked, params, Some(ages)).map_err(RotationError::from)
 }
 
 pub(crate) fn try_take_up(
     volume: &dyn Volume,
-    policy: &Policy,
     unlocked: &Unlocked,
     params: RotationParams,
+    ages: Option<&Ages>,
 ) -> Result<TakenUp, Trouble> {
     let mut done = Vec::new();
-    let load = || Ok::<_, Trouble>(Header::load(&mut Reader(volume), policy)?);
+    let load = || Ok::<_, Trouble>(Header::load(&mut Reader(volume), &Policy::default())?);
     let mut header = load()?;
+    if header.version() == 1 {
+        let plan = header.finish_conversion(&mut Reader(volume), &mut random)?;
+        if !plan.is_empty() {
+            carry_out_or_trouble(volume, &plan)?;
+            done.push("what an interrupted conversion to or from LUKS2 left is removed".into());
+            header = load()?;
+        }
+    }
     if header.version() != 2 || header.rotation_status()? == RotationStatus::None {
         let segments = header.segments(unlocked, params.volume_bytes)?;
         return Ok(TakenUp { header, segments, rotation: None, done });
@@ -112,7 +121,7 @@ pub(crate) fn try_take_up(
         header = load()?;
     }
     let rotation = match header.rotation_status()? {
-        RotationStatus::None | RotationStatus::Staged => None,
+        RotationStatus::None | RotationStatus::ConvertBack | RotationStatus::Staged => None,
         RotationStatus::WipePending => {
             let plan = header.clean_up_rotation(&mut Reader(volume), &mut random)?;
             carry_out_or_trouble(volume, &plan)?;
@@ -123,6 +132,9 @@ pub(crate) fn try_take_up(
             go_on(volume, &header, unlocked, params, &mut done)?
         }
     };
+    if rotation.is_none() && convert_back(volume, unlocked, ages)? {
+        done.push("the volume is LUKS1 again".into());
+    }
     let header = load()?;
     let segments = match &rotation {
         Some(rotation) => rotation.segments()?,
@@ -177,6 +189,31 @@ fn redo(volume: &dyn Volume, mut recovery: Recovery) -> Result<Progress, Trouble
             }
         }
     }
+}
+
+/// Makes LUKS1 again what is LUKS2 only for a rotation that is over; whether there was that to do.
+/// LUKS1 has no place for the age of keys, so that is noted elsewhere first.
+pub(crate) fn convert_back(
+    volume: &dyn Volume,
+    unlocked: &Unlocked,
+    ages: Option<&Ages>,
+) -> Result<bool, Trouble> {
+    let header = Header::load(&mut Reader(volume), &Policy::default())?;
+    if header.rotation_status()? != RotationStatus::ConvertBack {
+        return Ok(false);
+    }
+    if let Some(ages) = ages {
+        let uuid = header.uuid();
+        let kept = ages.read(&uuid).ok().flatten().unwrap_or_default();
+        let noted = header.key_age().ok().flatten().unwrap_or_default();
+        if let Err(error) = ages.write(&uuid, &after_rotation_as_luks2(kept, noted)) {
+            let error = in_one_line(&error);
+            tracing::warn!(volume = volume.uri(), error, "the keys will seem older than they are");
+        }
+    }
+    let plan = header.convert_to_luks1(&mut Reader(volume), unlocked, &mut random)?;
+    carry_out_or_trouble(volume, &plan)?;
+    Ok(true)
 }
 
 /// Whether a header of this status must be taken up before the volume is served, and so can't be

@@ -112,7 +112,7 @@ impl Luks2 {
     }
 
     /// Whether there is one, be it mangled.
-    pub(super) fn has_origin_token(&self) -> bool {
+    pub(crate) fn has_origin_token(&self) -> bool {
         self.metadata.tokens.values().any(|token| token.kind == ORIGIN_TOKEN)
     }
 

@@ -19,9 +19,10 @@ use sealblk_secret::SecretBytes;
 use sealblk_volume::{FaultyVolume, Lane, LaneOp, MemoryVolume, Verdict, Volume};
 
 use self::guest::Guest;
+use crate::recover::try_take_up;
 use crate::{
     Beginning, Begun, Controls, Job, Outcome, Reader, RotationError, Watch, Wishes, begin,
-    carry_out, params, random, run, take_up, unlock,
+    carry_out, params, random, run, unlock,
 };
 
 const OLD: &str = "the old passphrase";
@@ -180,9 +181,10 @@ impl World {
             new_passphrase: self.shape.new_secret.then_some(&new),
             kdf: None,
             notes: RotationNotes::default(),
+            keep_luks2: false,
         };
         let params = params(&*self.inner, ZONE_BYTES);
-        begin(&*self.inner, &Policy::default(), &beginning, params).unwrap()
+        begin(&*self.inner, &beginning, params).unwrap()
     }
 
     /// Rotates until the end or a stop.
@@ -201,6 +203,7 @@ impl World {
             gate: &mut self.guest,
             controls,
             watch,
+            ages: None,
         })
     }
 
@@ -217,7 +220,7 @@ impl World {
         let either = self.unlock(OLD).or_else(|_| self.unlock(NEW));
         let (_, unlocked) = either.unwrap();
         let params = params(&*self.inner, ZONE_BYTES);
-        let taken = take_up(&*self.inner, &Policy::default(), &unlocked, params).unwrap();
+        let taken = try_take_up(&*self.inner, &unlocked, params, None).unwrap();
         self.guest.restart(taken.segments);
         let outcome = match taken.rotation {
             Some(rotation) => {

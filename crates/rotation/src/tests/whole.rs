@@ -107,9 +107,10 @@ fn a_rotation_under_way_is_not_begun_anew() {
         new_passphrase: None,
         kdf: None,
         notes: RotationNotes::default(),
+        keep_luks2: false,
     };
     let params = params(&*world.inner, ZONE_BYTES);
-    let error = begin(&*world.inner, &Policy::default(), &beginning, params).unwrap_err();
+    let error = begin(&*world.inner, &beginning, params).unwrap_err();
     assert!(error.to_string().contains("under way already"), "{error}");
     world.reopen_and_finish();
 }

@@ -268,7 +268,7 @@ fn take_up(
     let zone_bytes = config.rotation.hotzone_bytes.unwrap_or(sealblk_rotation::ZONE_BYTES);
     let params = sealblk_rotation::params(volume, zone_bytes);
     let _lock = HeaderLock::take(volume.uri(), &mut || {});
-    let taken = sealblk_rotation::take_up(volume, unlocked, params, ages)
+    let taken = sealblk_rotation::take_up(volume, unlocked, params, Some(ages))
         .context("taking up its rotation")?;
     for line in &taken.done {
         tracing::info!(disk = config.name, "{line}");

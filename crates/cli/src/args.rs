@@ -10,8 +10,8 @@ use crate::size;
 mod rotate;
 
 pub(crate) use rotate::{
-    HeaderBackup, HeaderCommand, HeaderRestore, Limit, Rotate, RotateCommand, RotateHow,
-    RotateStart, RotateStatus, RotateThrottle, Served,
+    HeaderBackup, HeaderCommand, HeaderRestore, Rotate, RotateCommand, RotateHow, RotateStart,
+    RotateStatus, RotateThrottle, Served,
 };
 
 /// Looks after encrypted volumes: LUKS headers, keyslots, and the daemon's status.

@@ -33,6 +33,11 @@ impl Target {
         Ok(Self { volume, _lock: lock })
     }
 
+    /// The volume itself.
+    pub(crate) fn volume(&self) -> &dyn Volume {
+        &*self.volume
+    }
+
     /// Size of the whole volume.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.volume.geometry().size_bytes

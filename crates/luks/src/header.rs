@@ -216,7 +216,7 @@ impl Header {
     /// for random secrets when that is none that could be made.
     pub fn kdf_like(&self, slot: u32) -> SlotKdf {
         match &self.0 {
-            Kind::V1(_) => SlotKdf::default(),
+            Kind::V1(header) => header.kdf_like(slot).unwrap_or_default(),
             Kind::V2(header) => header.kdf_like(slot).unwrap_or_default(),
         }
     }

@@ -63,6 +63,8 @@ pub fn begin(
         _ => return Err(RotationError::Refused("a rotation is under way already".into())),
     }
     let unlocked = header.unlock(&mut Reader(volume), beginning.passphrase, &limits)?;
+    // Before a conversion gives it another number.
+    let kdf = beginning.kdf.unwrap_or_else(|| header.kdf_like(unlocked.slot()));
     if header.version() == 1 {
         let stay = if beginning.keep_luks2 { Luks2Stay::ForGood } else { Luks2Stay::UntilRotated };
         let plan = header.convert_to_luks2(&mut Reader(volume), &unlocked, stay, &mut random)?;
@@ -72,7 +74,7 @@ pub fn begin(
         carry_out(volume, &header.keep_luks2(&mut Reader(volume), &mut random)?)?;
         header = load()?;
     }
-    let begun = stage_and_start(volume, header, &unlocked, beginning, params, &load);
+    let begun = stage_and_start(volume, header, &unlocked, beginning, kdf, params, &load);
     if begun.is_err() {
         // The failure is what counts; what is left undone here the next beginning takes back.
         let _ = take_back(volume, &unlocked, &load);
@@ -99,13 +101,14 @@ fn stage_and_start(
     header: Header,
     unlocked: &Unlocked,
     beginning: &Beginning<'_>,
+    kdf: SlotKdf,
     params: RotationParams,
     load: &dyn Fn() -> Result<Header, LuksError>,
 ) -> Result<Begun, RotationError> {
     let stage = StageParams {
         passphrase: beginning.passphrase,
         new_passphrase: beginning.new_passphrase,
-        kdf: beginning.kdf.unwrap_or_else(|| header.kdf_like(unlocked.slot())),
+        kdf,
         notes: beginning.notes.clone(),
     };
     let plan = header.stage_rotation(&mut Reader(volume), unlocked, &stage, &mut random)?;

@@ -85,9 +85,9 @@ pub fn take_up(
     volume: &dyn Volume,
     unlocked: &Unlocked,
     params: RotationParams,
-    ages: &Ages,
+    ages: Option<&Ages>,
 ) -> Result<TakenUp, RotationError> {
-    try_take_up(volume, unlocked, params, Some(ages)).map_err(RotationError::from)
+    try_take_up(volume, unlocked, params, ages).map_err(RotationError::from)
 }
 
 pub(crate) fn try_take_up(

@@ -166,6 +166,10 @@ pub(crate) struct HeaderRestore {
     #[arg(long, value_name = "PATH")]
     pub(crate) file: PathBuf,
 
+    /// Go on although something else's signature lies where the header was, and destroy it
+    #[arg(long)]
+    pub(crate) overwrite_signature: bool,
+
     /// Don't ask
     #[arg(long)]
     pub(crate) yes: bool,

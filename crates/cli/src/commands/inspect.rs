@@ -1,7 +1,8 @@
 //! `sealblk inspect`: a header, for a person or as JSON. Needs no key and takes no lock.
 
 use anyhow::Context;
-use sealblk_luks::{Header, KeyAge, Policy, ReadAt, Report};
+use sealblk_block::in_one_line;
+use sealblk_luks::{Header, KeyAge, Policy, ReadAt, Report, RotationStatus};
 use serde::Serialize;
 
 use crate::args;
@@ -23,9 +24,119 @@ struct Inspection<'a> {
     key_age: Option<KeyAge>,
     /// Why what it says can't be understood.
     key_age_trouble: Option<String>,
+    /// Where its rotation is; none if there is none.
+    rotation: Option<RotationView>,
     /// Why a daemon would not serve it: the header's refusals, and what is wrong with header and
     /// volume together.
     obstacles: Vec<String>,
+}
+
+/// A rotation as the header has it.
+#[derive(Debug, Serialize)]
+struct RotationView {
+    /// `staged`, `clean`, `crash`, `finished`, `wipe-pending`, `convert-back`, or why it can't be told.
+    status: String,
+    /// Bytes of data that have the new key; of one that was interrupted in a range: those before it.
+    done_bytes: u64,
+    /// Bytes of data.
+    total_bytes: u64,
+    /// The range in which it was interrupted.
+    interrupted_bytes: Option<u64>,
+    old_volume_key: Option<String>,
+    new_volume_key: Option<String>,
+    old_secret: Option<String>,
+    new_secret: Option<String>,
+    /// Seconds since 1970, UTC.
+    started_at: Option<u64>,
+}
+
+impl RotationView {
+    fn of(header: &Header, volume_bytes: u64) -> Option<Self> {
+        let report = header.report();
+        let start = report.segments.iter().map(|segment| segment.offset_bytes).min().unwrap_or(0);
+        let total_bytes = volume_bytes.saturating_sub(start);
+        let (status, done_bytes, interrupted_bytes) = match header.rotation_status() {
+            Ok(RotationStatus::None) => return None,
+            Ok(RotationStatus::ConvertBack) => ("convert-back".to_owned(), total_bytes, None),
+            Ok(RotationStatus::Staged) => ("staged".to_owned(), 0, None),
+            Ok(RotationStatus::Clean { done_bytes }) => ("clean".to_owned(), done_bytes, None),
+            Ok(RotationStatus::Crash { start_bytes, len_bytes }) => {
+                ("crash".to_owned(), start_bytes, Some(len_bytes))
+            }
+            Ok(RotationStatus::Finished) => ("finished".to_owned(), total_bytes, None),
+            Ok(RotationStatus::WipePending) => ("wipe-pending".to_owned(), total_bytes, None),
+            Err(error) => (in_one_line(&error), 0, None),
+        };
+        let notes = header.rotation_notes().ok().flatten();
+        let (old_volume_key, new_volume_key) = fingerprints(&report);
+        Some(Self {
+            status,
+            done_bytes,
+            total_bytes,
+            interrupted_bytes,
+            old_volume_key,
+            new_volume_key,
+            old_secret: notes.as_ref().and_then(|notes| notes.old_key_id.clone()),
+            new_secret: notes.as_ref().and_then(|notes| notes.new_key_id.clone()),
+            started_at: notes.map(|notes| notes.started_at).filter(|&at| at > 0),
+        })
+    }
+
+    fn render(&self) -> String {
+        let share = |done: u64| {
+            let tenths = u128::from(done) * 1000 / u128::from(self.total_bytes.max(1));
+            format!(
+                "re-encrypted up to {} of {} ({}.{} %)",
+                human(done),
+                human(self.total_bytes),
+                tenths / 10,
+                tenths % 10,
+            )
+        };
+        let state = match (self.status.as_str(), self.interrupted_bytes) {
+            ("staged", _) => "staged: a new volume key is there, no data has it".to_owned(),
+            ("convert-back", _) => {
+                "none; LUKS2 only for one, it becomes LUKS1 again when it is served".to_owned()
+            }
+            ("clean", _) => format!("{}, CLEAN", share(self.done_bytes)),
+            ("crash", len) => {
+                let len = human(len.unwrap_or(0));
+                format!("{}, interrupted in a range of {len}", share(self.done_bytes))
+            }
+            ("finished", _) => "all data re-encrypted, the header not ended".to_owned(),
+            ("wipe-pending", _) => {
+                "all data re-encrypted, what is left of the old key is still to be wiped".to_owned()
+            }
+            (other, _) => other.to_owned(),
+        };
+        let mut text = format!("rotation  {state}\n");
+        if let (Some(old), Some(new)) = (&self.old_volume_key, &self.new_volume_key) {
+            text.push_str(&format!("          volume key {old} -> {new}\n"));
+        }
+        let known = |secret: &Option<String>| secret.clone().unwrap_or_else(|| "?".to_owned());
+        if self.old_secret.is_some() || self.new_secret.is_some() {
+            let (old, new) = (known(&self.old_secret), known(&self.new_secret));
+            let secret =
+                if old == new { format!("{old}, stays") } else { format!("{old} -> {new}") };
+            text.push_str(&format!("          secret {secret}\n"));
+        }
+        if let Some(at) = self.started_at {
+            text.push_str(&format!("          started {}\n", sealblk_rotation::utc_time(at)));
+        }
+        text
+    }
+}
+
+/// Of the old and the new volume key of a rotation: they own the segments that keep the parameters of
+/// before and after.
+pub(super) fn fingerprints(report: &Report) -> (Option<String>, Option<String>) {
+    let owner = |flag: &str| {
+        let backup =
+            report.segments.iter().find(|segment| segment.flags.iter().any(|f| f == flag))?;
+        let digest = report.digests.iter().find(|digest| digest.segments.contains(&backup.id))?;
+        Some(digest.fingerprint.clone())
+    };
+    (owner("backup-previous"), owner("backup-final"))
 }
 
 pub(crate) fn run(args: &args::Inspect, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -39,6 +150,7 @@ pub(crate) fn run(args: &args::Inspect, console: &mut Console<'_>) -> Result<(),
         volume: &args.volume,
         size_bytes: volume.size_bytes(),
         header: &header.report(),
+        rotation: RotationView::of(&header, volume.size_bytes()),
         obstacles: header.obstacles(volume.size_bytes()),
     };
     if args.json {
@@ -79,12 +191,18 @@ fn render(inspection: &Inspection<'_>, now: u64) -> String {
     if let Some(age) = key_age(inspection, now) {
         text.push_str(&format!("age       {age}\n"));
     }
+    if let Some(rotation) = &inspection.rotation {
+        text.push_str(&rotation.render());
+    }
     text.push_str(&format!("\nsegments\n{}", segments(inspection).render(2)));
     text.push_str(&format!("\nkeyslots\n{}", keyslots(report).render(2)));
     for token in &report.tokens {
         let id = token.key_id.as_ref().map_or_else(String::new, |id| format!(", key {id}"));
-        let slots = list(&token.keyslots);
-        text.push_str(&format!("token {}: {}, keyslots {slots}{id}\n", token.id, token.kind));
+        let slots = match token.keyslots.as_slice() {
+            [] => String::new(),
+            slots => format!(", keyslots {}", list(slots)),
+        };
+        text.push_str(&format!("token {}: {}{slots}{id}\n", token.id, token.kind));
     }
     if inspection.obstacles.is_empty() {
         text.push_str("\nsealblkd serves this volume\n");
@@ -179,4 +297,42 @@ fn or_dash(cell: Option<String>) -> String {
 
 fn list(numbers: &[u32]) -> String {
     numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(status: &str, done_bytes: u64, interrupted_bytes: Option<u64>) -> RotationView {
+        RotationView {
+            status: status.into(),
+            done_bytes,
+            total_bytes: 8 << 30,
+            interrupted_bytes,
+            old_volume_key: Some("aa".into()),
+            new_volume_key: Some("bb".into()),
+            old_secret: Some("file:/a".into()),
+            new_secret: Some("file:/b".into()),
+            started_at: Some(1_795_516_200),
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_told_with_its_place_and_its_notes() {
+        let expected = "\
+rotation  re-encrypted up to 3 GiB of 8 GiB (37.5 %), CLEAN
+          volume key aa -> bb
+          secret file:/a -> file:/b
+          started 2026-11-24 10:30:00 UTC
+";
+        assert_eq!(view("clean", 3 << 30, None).render(), expected);
+        for (view, line) in [
+            (view("crash", 4 << 30, Some(4 << 20)), "(50.0 %), interrupted in a range of 4 MiB\n"),
+            (view("staged", 0, None), "rotation  staged: a new volume key is there"),
+            (view("wipe-pending", 8 << 30, None), "still to be wiped\n"),
+            (view("it is mangled", 0, None), "rotation  it is mangled\n"),
+        ] {
+            assert!(view.render().contains(line), "{}", view.render());
+        }
+    }
 }

@@ -2,11 +2,17 @@
 
 use super::Luks1;
 use super::phdr::SLOTS;
-use crate::kdf::KdfLimits;
+use crate::kdf::{KdfLimits, SlotKdf};
 use crate::report::{CopyReport, DigestReport, KeyslotReport, Report, SegmentReport, fingerprint};
 use crate::text::printable;
 
 impl Luks1 {
+    /// How a keyslot stretches its passphrase. The hash is the header's, for all keyslots.
+    pub(crate) fn kdf_like(&self, slot: u32) -> Option<SlotKdf> {
+        let iterations = self.slots.get(slot as usize)?.iterations;
+        Some(SlotKdf::Pbkdf2Sha256 { iterations })
+    }
+
     pub(crate) fn report(&self) -> Report {
         let active: Vec<u32> = (0..SLOTS).filter(|slot| self.is_active(*slot)).collect();
         let keyslots = active.iter().map(|id| {

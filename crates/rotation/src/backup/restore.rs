@@ -7,6 +7,7 @@
 //! moved since, so what was there is kept in a file, and the operator is told to look before anything
 //! writes.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use sealblk_luks::{Found, Header, LuksError, Policy, ReadAt, Report, RotationStatus, probe};
@@ -18,7 +19,6 @@ use super::{AREA_BYTES_MAX, BackupError, read};
 use crate::storage::Reader;
 
 /// A backup that may be put back.
-#[derive(Debug)]
 pub struct Restoration {
     area: Vec<u8>,
     uuid: String,
@@ -26,6 +26,13 @@ pub struct Restoration {
     /// The volume's own header is lost.
     lost: Option<String>,
     path: PathBuf,
+}
+
+// Keyslots don't belong into logs.
+impl fmt::Debug for Restoration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Restoration").field("uuid", &self.uuid).finish_non_exhaustive()
+    }
 }
 
 /// What was done.
@@ -68,6 +75,12 @@ impl Restoration {
         let end = report.segments.iter().map(|segment| segment.offset_bytes).min().unwrap_or(0);
         if area.len() as u64 > end.min(AREA_BYTES_MAX) {
             return Err(place.refused("is longer than the header: it would overwrite data"));
+        }
+        let keyslots = report.keyslots.iter().filter_map(|slot| {
+            Some(slot.offset_bytes?.saturating_add(slot.size_bytes.unwrap_or(0)))
+        });
+        if keyslots.max().is_some_and(|end| end > area.len() as u64) {
+            return Err(place.refused("is cut off: keyslots are missing"));
         }
         if volume.geometry().size_bytes <= end {
             return Err(place.refused("is of a larger volume: this one has no room for its data"));

@@ -218,7 +218,7 @@ impl Core {
     fn zone_of(&self, start: u64, zone_bytes: u64) -> Option<Zone> {
         let unit = u64::from(self.params.unit_bytes(self.found.sector_bytes));
         let limit = self.found.resilience.zone_limit_bytes(self.found.area);
-        let longest = zone_bytes.max(unit).min(limit) / unit * unit;
+        let longest = zone_bytes.min(limit) / unit * unit;
         let len_bytes = longest.min(self.end.checked_sub(start)?);
         (len_bytes > 0).then_some(Zone {
             start_bytes: start,
@@ -417,7 +417,9 @@ impl Armed {
 
     /// The range after it, of this length at most; none after the last.
     pub fn zone_after(&self, zone_bytes: u64) -> Option<Zone> {
-        self.core.zone_of(self.zone.start_bytes + self.zone.len_bytes, zone_bytes)
+        let unit = self.core.params.unit_bytes(self.core.found.sector_bytes);
+        let start = self.zone.start_bytes + self.zone.len_bytes;
+        self.core.zone_of(start, zone_bytes.max(unit.into()))
     }
 
     /// When guests may write into it again.

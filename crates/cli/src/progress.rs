@@ -147,7 +147,7 @@ vda: running   [#####---------]  37.5 %  3 GiB of 8 GiB, 210 MiB/s, 1 min 32 s l
   backup      /etc/sealblk/u.luks-header
   limit       300 MiB/s
   range       up to 8 MiB, protected by checksum
-  started     2026-11-24 10:30:00 UTC
+  started     2026-11-24 10:30 UTC
   parked      3.2 ms at most
 ";
         assert_eq!(block("vda", &rotation()), expected);

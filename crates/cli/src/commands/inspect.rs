@@ -323,7 +323,7 @@ mod tests {
 rotation  re-encrypted up to 3 GiB of 8 GiB (37.5 %), CLEAN
           volume key aa -> bb
           secret file:/a -> file:/b
-          started 2026-11-24 10:30:00 UTC
+          started 2026-11-24 10:30 UTC
 ";
         assert_eq!(view("clean", 3 << 30, None).render(), expected);
         for (view, line) in [

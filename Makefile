@@ -37,7 +37,8 @@ fuzz: setup ## Fuzz every target for FUZZ_SECONDS each (default 600)
 
 crash: setup ## Crash states of rotations, many more than `make test` tries (CRASH_ROUNDS, default 20)
 	SEALBLK_CRASH_ROUNDS=$(CRASH_ROUNDS) SEALBLK_CRASH_LOTS=6 \
-	  $(CARGO) test --locked -p sealblk-luks --lib tests::rotation::crash -- --nocapture
+	  $(CARGO) test --locked -p sealblk-luks --lib -- \
+	  tests::rotation::crash tests::rotation::luks1 --nocapture
 
 clean: ## Remove what the build made (not the guest's kernel and image)
 	$(CARGO) clean

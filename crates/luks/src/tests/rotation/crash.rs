@@ -258,7 +258,7 @@ fn to_the_end(
 }
 
 /// Rotations whose crash states are tried, and how thoroughly. `make crash` asks for more.
-fn rounds() -> (u64, usize) {
+pub(super) fn rounds() -> (u64, usize) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     (
         number("SEALBLK_CRASH_ROUNDS").unwrap_or(1),

@@ -2,7 +2,7 @@
 //! or as LUKS2, to the same data; it can be mended, and the conversion begun anew.
 
 use super::super::super::interop::File;
-use super::super::crash::crash_states;
+use super::super::crash::{crash_states, rounds};
 use super::super::world::{Dice, History};
 use super::real::read_by_qemu;
 use super::*;
@@ -127,16 +127,19 @@ fn place(image: &[u8], unlocked: &Unlocked) -> (u64, u64) {
 
 fn survives(name: &str, conversion: &Conversion, lots: usize, least: usize) {
     conversion.check_end(&after(&conversion.base, &conversion.plan)).unwrap();
-    let seed = 2000;
-    let (states, failures) = conversion.everywhere(seed, &ops(&conversion.plan), lots);
-    println!("{name}: seed {seed}: {states} crash states");
-    assert!(
-        failures.is_empty(),
-        "{name}, seed {seed}: {} of {states} crash states are lost: {:#?}",
-        failures.len(),
-        &failures[..failures.len().min(5)]
-    );
-    assert!(states >= least, "{name}: only {states} states");
+    let (rounds, more) = rounds();
+    for seed in (0..rounds).map(|round| 2000 + round) {
+        let lots = lots.max(more.saturating_sub(2));
+        let (states, failures) = conversion.everywhere(seed, &ops(&conversion.plan), lots);
+        println!("{name}: seed {seed}: {states} crash states");
+        assert!(
+            failures.is_empty(),
+            "{name}, seed {seed}: {} of {states} crash states are lost: {:#?}",
+            failures.len(),
+            &failures[..failures.len().min(5)]
+        );
+        assert!(states >= least, "{name}: only {states} states");
+    }
 }
 
 #[test]

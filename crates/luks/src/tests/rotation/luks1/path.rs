@@ -1,7 +1,7 @@
 //! The whole way of a LUKS1 volume in one log: to LUKS2, a rotation beside a guest, and back. From
 //! every crash state a daemon that knows nothing but the volume makes LUKS1 again.
 
-use super::super::crash::crash_states;
+use super::super::crash::{crash_states, rounds};
 use super::super::driver::{Keys, Recovered, keys_of, recover, stage_plan};
 use super::super::world::{Dice, History};
 use super::*;
@@ -55,7 +55,9 @@ fn to_the_end(shape: Shape, state: Vec<u8>, keys: &Keys) -> Result<Vec<u8>, Luks
 
 #[test]
 fn from_every_crash_on_the_whole_way_a_restart_makes_luks1_again() {
-    for (layout, new_secret, seed) in [(SMALL, true, 81), (QEMU, false, 82)] {
+    for (layout, new_secret, seed) in (0..rounds().0)
+        .flat_map(|round| [(SMALL, true, 3000 + 2 * round), (QEMU, false, 3001 + 2 * round)])
+    {
         let shape = layout.shape(new_secret);
         let mut world = World::new(layout.volume());
         let plan = to_luks2(&world.image);

@@ -1,5 +1,11 @@
 //! One header, whichever version: the entry to this crate.
 
+mod conversion;
+mod repair;
+
+pub use conversion::Luks2Stay;
+pub use repair::repair;
+
 use std::sync::Arc;
 
 use sealblk_cipher::SegmentSpec;
@@ -10,8 +16,8 @@ use crate::io::{Plan, Random, ReadAt};
 use crate::kdf::{KdfLimits, SlotKdf};
 use crate::luks1::Luks1;
 use crate::luks2::{
-    self, KeyAge, Luks2, NewKeyslot, Pending, RepairReport, Resume, Rotation, RotationNotes,
-    RotationParams, StageParams,
+    KeyAge, Luks2, NewKeyslot, Pending, Resume, Rotation, RotationNotes, RotationParams,
+    StageParams,
 };
 use crate::probe::{self, Found};
 use crate::report::Report;
@@ -81,16 +87,6 @@ pub enum RotationStatus {
     Finished,
     /// The rotation has ended; [`Header::clean_up_rotation`] is still to be done.
     WipePending,
-}
-
-/// How long a volume that is converted to LUKS2 stays it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Luks2Stay {
-    /// Until its rotation has ended: the header says so ([`RotationStatus::ConvertBack`]), and the
-    /// new keyslot is made such that LUKS1 can take it over.
-    UntilRotated,
-    /// For good.
-    ForGood,
 }
 
 impl Unlocked {
@@ -349,71 +345,6 @@ impl Header {
         }
     }
 
-    /// Plans to make LUKS2 of a LUKS1 volume, in place: same data, key, passphrases and UUID. QEMU's
-    /// own LUKS does not open it then. `unlocked` opens it afterwards, too; load the header again.
-    ///
-    /// # Errors
-    /// [`LuksError::NoRoom`] when keyslot 0 is in use and no other is free, or none for the rotation's
-    /// new key; [`LuksError::Refused`],
-    /// [`LuksError::ForeignKey`]; [`LuksError::Conversion`] for LUKS2.
-    pub fn convert_to_luks2(
-        &self,
-        io: &mut dyn ReadAt,
-        unlocked: &Unlocked,
-        stay: Luks2Stay,
-        random: &mut Random<'_>,
-    ) -> Result<Plan, LuksError> {
-        self.check_not_refused()?;
-        match &self.0 {
-            Kind::V1(header) => header.convert_to_luks2(io, unlocked, stay, random),
-            Kind::V2(_) => Err(LuksError::Conversion("the volume is LUKS2 already".into())),
-        }
-    }
-
-    /// Plans the way back of a volume in [`RotationStatus::ConvertBack`], with the key that it has
-    /// now. Both header copies must be good: [`repair()`] first.
-    ///
-    /// # Errors
-    /// [`LuksError::Refused`] when something lies in the header that LUKS1 has no place for;
-    /// [`LuksError::ForeignKey`]; [`LuksError::Conversion`] in any other state.
-    pub fn convert_to_luks1(
-        &self,
-        io: &mut dyn ReadAt,
-        unlocked: &Unlocked,
-        random: &mut Random<'_>,
-    ) -> Result<Plan, LuksError> {
-        self.converted()?.convert_to_luks1(io, unlocked, random)
-    }
-
-    /// Plans to forget that the volume began as LUKS1; in [`RotationStatus::ConvertBack`] only.
-    ///
-    /// # Errors
-    /// [`LuksError::Conversion`] in any other state.
-    pub fn keep_luks2(
-        &self,
-        io: &mut dyn ReadAt,
-        random: &mut Random<'_>,
-    ) -> Result<Plan, LuksError> {
-        self.converted()?.keep_luks2(io, random)
-    }
-
-    /// Plans to remove what an interrupted conversion left behind a LUKS1 header; an empty plan when
-    /// there is nothing. To be called whenever a LUKS1 volume is opened for writing. (What is left
-    /// to do behind a LUKS2 header is [`repair()`]'s.)
-    ///
-    /// # Errors
-    /// [`LuksError::Changed`], [`LuksError::Random`]; [`LuksError::Read`] of what is in use.
-    pub fn finish_conversion(
-        &self,
-        io: &mut dyn ReadAt,
-        random: &mut Random<'_>,
-    ) -> Result<Plan, LuksError> {
-        match &self.0 {
-            Kind::V1(header) => header.finish_conversion(io, random),
-            Kind::V2(_) => Ok(Plan::default()),
-        }
-    }
-
     /// The LUKS2 header, if nothing forbids to rotate its key.
     fn rotatable(&self) -> Result<&Luks2, LuksError> {
         let Kind::V2(header) = &self.0 else {
@@ -423,22 +354,6 @@ impl Header {
         };
         let refusals = header.refusals_of_any_kind();
         if refusals.is_empty() { Ok(header) } else { Err(LuksError::Refused(refusals)) }
-    }
-
-    /// Whether it is LUKS2 only for the time of a rotation: it was LUKS1 and will be again.
-    pub fn is_luks1_for_now_luks2(&self) -> bool {
-        match &self.0 {
-            Kind::V1(_) => false,
-            Kind::V2(header) => header.has_origin_token(),
-        }
-    }
-
-    /// The LUKS2 header of a volume that began as LUKS1.
-    fn converted(&self) -> Result<&Luks2, LuksError> {
-        match &self.0 {
-            Kind::V1(_) => Err(LuksError::Conversion("the volume is LUKS1 already".into())),
-            Kind::V2(_) => self.rotatable(),
-        }
     }
 
     fn unlock_any(
@@ -566,27 +481,5 @@ impl Header {
             }
             Kind::V2(header) => header.set_key_age(io, age, random),
         }
-    }
-}
-
-/// Plans to rewrite a damaged or outdated LUKS2 header copy from the good one, with a salt of its
-/// own. Nothing to do gives an empty plan. `force` goes ahead although a foreign signature lies
-/// where the primary was.
-///
-/// # Errors
-/// [`LuksError::BothCopiesBad`]; [`LuksError::CannotRepair`] for LUKS1, which has no second copy,
-/// and for overwritten primaries; [`LuksError::NotLuks`].
-pub fn repair(
-    io: &mut dyn ReadAt,
-    force: bool,
-    random: &mut Random<'_>,
-) -> Result<(RepairReport, Plan), LuksError> {
-    match probe::luks_or_other(io)? {
-        Found::Luks2 => luks2::repair(io, force, random),
-        Found::Luks1 => Err(LuksError::CannotRepair(
-            "LUKS1 has one header and no copy of it: there is nothing to repair from but a backup"
-                .into(),
-        )),
-        other => Err(LuksError::NotLuks(other)),
     }
 }

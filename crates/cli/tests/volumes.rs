@@ -447,19 +447,6 @@ fn a_volume_knows_how_old_its_keys_are_and_rewrapping_makes_the_secret_a_new_one
 }
 
 #[test]
-fn a_volume_in_use_is_not_changed_but_may_be_looked_at() {
-    let scratch = Scratch::new();
-    let key = scratch.key("key", b"secret");
-    let volume = scratch.formatted(&key);
-    let held = sealblk_volume::open(&volume, &sealblk_volume::OpenOptions::default()).unwrap();
-    let (code, why) = fail(&["repair", "--volume", &volume, "--yes"]);
-    assert!(code == 1 && why.contains("in use"), "{why}");
-    succeed(&["inspect", "--volume", &volume]);
-    drop(held);
-    succeed(&["repair", "--volume", &volume, "--yes"]);
-}
-
-#[test]
 fn a_key_that_others_may_read_is_used_with_a_warning() {
     let scratch = Scratch::new();
     let key = scratch.key("key", b"secret");

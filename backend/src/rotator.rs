@@ -127,8 +127,13 @@ impl Rotator {
     /// Goes on with a rotation that the header tells of.
     pub(crate) fn resume(&self, unlocked: Unlocked, rotation: Rotation) {
         let parts = &self.0.parts;
-        let Memory { paused, by_schedule, header_backup } =
+        let Memory { paused, by_schedule, header_backup, rate_bytes, hotzone_bytes } =
             Memory::recall(&parts.state_dir, &parts.uuid);
+        self.0.controls.change(|wishes| {
+            wishes.rate_bytes = rate_bytes.or(wishes.rate_bytes);
+            let zone_bytes = hotzone_bytes.unwrap_or(wishes.zone_bytes);
+            wishes.zone_bytes = zone_bytes.clamp(ZONE_BYTES_MIN, ZONE_BYTES_MAX);
+        });
         let open = parts.policy.schedule.windows.are_open_at(wall_clock());
         {
             let mut state = self.0.lock();
@@ -221,6 +226,10 @@ impl Rotator {
             }
             RotationOrder::Throttle { rate_bytes } => {
                 self.0.controls.change(|wishes| wishes.rate_bytes = rate_bytes);
+                let state = self.0.lock();
+                if state.running {
+                    self.0.keep_memory(&state);
+                }
             }
         }
         Ok(self.told())
@@ -379,7 +388,10 @@ impl Inner {
 
     /// What the next daemon must know.
     fn keep_memory(&self, state: &State) {
+        let wishes = self.controls.wishes();
         let memory = Memory {
+            rate_bytes: wishes.rate_bytes,
+            hotzone_bytes: Some(wishes.zone_bytes),
             paused: state.paused,
             by_schedule: state.by_schedule,
             header_backup: state.header_backup.clone(),

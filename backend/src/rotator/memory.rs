@@ -22,6 +22,10 @@ pub(super) struct Memory {
     pub(super) by_schedule: bool,
     /// The header's backup.
     pub(super) header_backup: Option<PathBuf>,
+    /// The operator's limit in bytes per second.
+    pub(super) rate_bytes: Option<u64>,
+    /// The longest zone that the operator wants, in bytes.
+    pub(super) hotzone_bytes: Option<u64>,
 }
 
 /// Longer than any of ours.
@@ -89,8 +93,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("made/as/needed");
         assert_eq!(Memory::recall(&state, UUID), Memory::default());
-        let memory =
-            Memory { paused: true, by_schedule: true, header_backup: Some("/srv/backup".into()) };
+        let memory = Memory {
+            paused: true,
+            by_schedule: true,
+            header_backup: Some("/srv/backup".into()),
+            rate_bytes: Some(7),
+            hotzone_bytes: None,
+        };
         memory.keep(&state, UUID).unwrap();
         memory.keep(&state, UUID).unwrap();
         assert_eq!(Memory::recall(&state, &UUID.to_uppercase()), memory);

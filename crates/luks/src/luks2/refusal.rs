@@ -22,8 +22,8 @@ impl Luks2 {
         {
             reasons.push(format!(
                 "a re-encryption was interrupted while it rewrote {len} bytes at {start} of the \
-                 data, which must be recovered first: 'cryptsetup repair' does that, and \
-                 'cryptsetup reencrypt --resume-only' ends it, after a header backup"
+                 data, which must be recovered first: sealblkd does that when it serves the volume \
+                 with the right to write, and so does 'cryptsetup repair', after a header backup"
             ));
         }
         reasons

@@ -252,9 +252,10 @@ impl Luks2 {
         Ok(specs)
     }
 
-    /// Why a volume of `volume_bytes` will not be served, refusals included.
+    /// Why a volume of `volume_bytes` will not be served, refusals included. That a re-encryption was
+    /// interrupted is none: it is recovered first.
     pub(crate) fn obstacles(&self, volume_bytes: u64) -> Vec<String> {
-        let mut reasons = self.refusals();
+        let mut reasons = self.refusals_of_any_kind();
         if reasons.is_empty() {
             reasons.extend(self.placed(volume_bytes).err().map(|error| error.to_string()));
         }

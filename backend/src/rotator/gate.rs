@@ -45,6 +45,10 @@ impl Gate for DiskGate {
         self.0.flush_failed();
     }
 
+    fn failed_flushes(&mut self) -> u64 {
+        self.0.failed_flushes()
+    }
+
     fn load(&mut self) -> Load {
         let load = self.0.load();
         Load { requests: load.requests, samples: load.timed, sampled_ns: load.timed_ns }

@@ -374,6 +374,9 @@ impl Worker {
                 return;
             }
         }
+        if kind == ChunkKind::Flush {
+            self.stats.failed_flushes.add(1);
+        }
         let status = match (kind, errno) {
             (ChunkKind::Discard, libc::EOPNOTSUPP) => Status::Unsupported,
             _ => Status::IoErr,

@@ -131,6 +131,11 @@ impl KeySwitch {
         let _ = self.ask(Order::FlushFailed);
     }
 
+    /// How many flushes at the volume have failed so far, in all queues.
+    pub fn failed_flushes(&self) -> u64 {
+        self.queues.iter().map(|(_, stats)| stats.failed_flushes.get()).sum()
+    }
+
     /// What guests did since the last call.
     pub fn load(&mut self) -> GuestLoad {
         let (before, now) = (self.seen, self.counted());

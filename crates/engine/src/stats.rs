@@ -52,6 +52,8 @@ counters! {
     timed,
     /// Sum of those times in nanoseconds.
     timed_ns,
+    /// Flushes that the volume failed.
+    failed_flushes,
     /// Requests in work now.
     in_flight,
     /// Times the thread went to sleep.

@@ -17,8 +17,11 @@
 //! Invariant: `in_doubt` is the zone for which the header on the volume may say that it is in work;
 //! while there is one, no guest writes to it unless its new ciphertext is all written.
 
+mod trouble;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use sealblk_block::{Extent, SECTOR_BYTES, in_one_line};
 use sealblk_cipher::Implementation;
@@ -26,17 +29,20 @@ use sealblk_luks::{
     Finished, Header, Plan, Policy, Progress as Moved, Protection, Protector, Recryptor, Release,
     Rotation, Unlocked, Zone,
 };
-use sealblk_volume::{AlignedBuf, Volume};
+use sealblk_volume::{AlignedBuf, Uri, Volume};
 
 use crate::ages::Ages;
 use crate::controls::{Controls, Meter, Phase, Watch, Wishes};
 use crate::error::{RotationError, Trouble};
 use crate::gate::Gate;
-use crate::lock::HeaderLock;
+use crate::lock::{HeaderLock, RotationLock};
 use crate::mover::{Gait, Mover, Way};
 use crate::pace::{BackOff, Pace, Step};
-use crate::recover::{TakenUp, convert_back, params, try_take_up};
+use crate::recover::convert_back;
 use crate::storage::{Reader, carry_out_or_trouble, random};
+
+/// Longest wait for cryptsetup's lock on the header.
+const HEADER_LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// New ciphertext is made in pieces of this size, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
@@ -77,6 +83,7 @@ pub struct Job<'a> {
 /// What makes no sense to try again: the volume is between two zones and as usable as before.
 pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
     let Job { volume, unlocked, rotation, gate, controls, watch, ages } = job;
+    let _lock = rotation_lock(&**volume)?;
     let mover = Mover::new(&**volume).map_err(RotationError::System)?;
     let mut driver = Driver {
         volume,
@@ -93,7 +100,9 @@ pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
         in_doubt: None,
         back_off: BackOff::default(),
         flush_failed: false,
+        failed_flushes: 0,
     };
+    driver.failed_flushes = driver.gate.failed_flushes();
     watch.update(|progress| {
         progress.phase = Phase::Running;
         progress.done_bytes = rotation.done_bytes();
@@ -114,9 +123,28 @@ pub fn run(job: Job<'_>) -> Result<Outcome, RotationError> {
                 return Err(error);
             }
             Err(Trouble::Storage { what, flush }) => match driver.recover(&what, flush)? {
-                Recovered::Rotation(rotation) => next = rotation.map(|rotation| *rotation),
-                Recovered::Left(outcome) => return Ok(outcome),
+                trouble::Recovered::Rotation(rotation) => next = rotation.map(|rotation| *rotation),
+                trouble::Recovered::Left(outcome) => return Ok(outcome),
             },
+        }
+    }
+}
+
+/// cryptsetup's lock on the re-encryption. None where there are no such locks.
+fn rotation_lock(volume: &dyn Volume) -> Result<Option<RotationLock>, RotationError> {
+    if Uri::parse(volume.uri()).is_err() {
+        return Ok(None);
+    }
+    let header = Header::load(&mut Reader(volume), &Policy::default())?;
+    match RotationLock::take(&header.uuid()) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(RotationError::Refused(
+            "another program (cryptsetup?) drives the volume's re-encryption".into(),
+        )),
+        Err(error) => {
+            tracing::warn!(%error, "cryptsetup on this host can't be kept from the rotation: its \
+                lock directory is not for us");
+            Ok(None)
         }
     }
 }
@@ -138,14 +166,6 @@ struct Held {
     served: bool,
 }
 
-/// What recovery came to.
-enum Recovered {
-    /// What is to be gone on with; none: nothing is left to be moved.
-    Rotation(Option<Box<Rotation>>),
-    /// There was no recovery.
-    Left(Outcome),
-}
-
 struct Driver<'a> {
     volume: &'a Arc<dyn Volume>,
     unlocked: &'a Unlocked,
@@ -163,6 +183,8 @@ struct Driver<'a> {
     in_doubt: Option<Extent>,
     /// Begins anew with each zone that was moved.
     back_off: BackOff,
+    /// Flushes of guests that had failed when we looked last.
+    failed_flushes: u64,
     /// A flush failed: nothing is known of what was written before it.
     flush_failed: bool,
 }
@@ -388,8 +410,20 @@ impl Driver<'_> {
 
     /// Carries out a header's plan, with cryptsetup's lock where there is one to be had.
     fn header(&mut self, plan: &Plan) -> Result<(), Trouble> {
-        let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
-        carry_out_or_trouble(&**self.volume, plan)
+        let _lock = self.header_lock();
+        carry_out_or_trouble(&**self.volume, plan)?;
+        let failed = self.gate.failed_flushes();
+        if mem::replace(&mut self.failed_flushes, failed) != failed {
+            let what = "flushing: a guest's flush failed, and with it perhaps what we wrote".into();
+            return Err(Trouble::Storage { what, flush: true });
+        }
+        Ok(())
+    }
+
+    /// cryptsetup's lock on the header, if it is to be had soon: guests may be waiting. (While a
+    /// rotation stands cryptsetup itself changes nothing but by the lock on the rotation.)
+    fn header_lock(&self) -> Option<HeaderLock> {
+        HeaderLock::take_within(self.volume.uri(), HEADER_LOCK_WAIT).ok()
     }
 
     fn flush(&mut self) -> Result<(), Trouble> {
@@ -403,7 +437,7 @@ impl Driver<'_> {
     fn finish(&mut self, finished: Finished) -> Result<Outcome, Trouble> {
         self.header(&finished.wipe(&mut random)?)?;
         {
-            let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
+            let _lock = self.header_lock();
             convert_back(&**self.volume, self.unlocked, self.ages)?;
         }
         self.watch.update(|progress| {
@@ -411,144 +445,6 @@ impl Driver<'_> {
             progress.trouble = None;
         });
         Ok(Outcome::Completed)
-    }
-
-    /// Recovery found nothing left to be moved, and has wiped what was to be wiped.
-    fn conclude(&mut self) -> Result<Outcome, Trouble> {
-        self.watch.update(|progress| {
-            progress.done_bytes = progress.total_bytes;
-            progress.phase = Phase::Done;
-            progress.trouble = None;
-        });
-        Ok(Outcome::Completed)
-    }
-
-    /// After trouble with the storage: until it works, or until told to stop.
-    fn recover(&mut self, what: &str, flush: bool) -> Result<Recovered, RotationError> {
-        self.note_flush(flush);
-        // Nothing of ours may arrive at the volume later.
-        for way in [Way::In, Way::Out] {
-            if let Some((buf, _)) = self.mover.wait(way) {
-                self.spare.push(buf);
-            }
-        }
-        self.ahead = None;
-        tracing::warn!(
-            volume = self.volume.uri(),
-            what,
-            "the storage fails a rotation: recovering"
-        );
-        self.watch.update(|progress| {
-            progress.phase = Phase::Stuck;
-            progress.trouble = Some(format!("{}: {what}; trying again", self.volume.uri()));
-        });
-        // The header can be had and yet a zone not, with a bad sector in it.
-        let again = self.back_off.has_begun();
-        loop {
-            match self.try_recover() {
-                Ok(rotation) => {
-                    // After the zone was released: guests must not wait for this.
-                    if self.rest_before_retry(again) {
-                        return Ok(Recovered::Left(Outcome::Stopped));
-                    }
-                    tracing::info!(volume = self.volume.uri(), "the rotation has recovered");
-                    // The trouble is over when a zone has been moved.
-                    self.watch.update(|progress| progress.phase = Phase::Running);
-                    return Ok(Recovered::Rotation(rotation.map(Box::new)));
-                }
-                Err(Trouble::Ended) => return Ok(Recovered::Left(Outcome::Ended)),
-                Err(Trouble::Hopeless(error)) => {
-                    self.hopeless(&error);
-                    return Err(error);
-                }
-                Err(Trouble::Storage { what, flush }) => {
-                    self.note_flush(flush);
-                    let uri = self.volume.uri();
-                    self.watch.update(|progress| {
-                        progress.trouble = Some(format!("{uri}: {what}; trying again"));
-                    });
-                }
-            }
-            if self.rest_before_retry(true) {
-                return Ok(Recovered::Left(Outcome::Stopped));
-            }
-        }
-    }
-
-    fn note_flush(&mut self, failed: bool) {
-        if failed {
-            self.gate.flush_failed();
-            self.flush_failed = true;
-        }
-    }
-
-    /// Waits longer each time, or the first time not at all; whether to stop instead.
-    fn rest_before_retry(&mut self, again: bool) -> bool {
-        let wait = self.back_off.next();
-        let end = Instant::now() + if again { wait } else { Duration::ZERO };
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if self.controls.rest(left).stop {
-                return true;
-            }
-            if left.is_zero() {
-                return false;
-            }
-        }
-    }
-
-    fn try_recover(&mut self) -> Result<Option<Rotation>, Trouble> {
-        if let Some(zone) = self.in_doubt
-            && self.held.is_none()
-        {
-            // It was released already; recovery must not race with its guests.
-            self.gate.hold_writes(zone)?;
-            let since = Instant::now();
-            self.held = Some(Held { since, old: None, served: true });
-        }
-        self.serve_from_memory()?;
-        if self.held.is_some() {
-            self.gate.stuck();
-        }
-        let policy = Policy::default();
-        let zone_bytes = self.controls.wishes().zone_bytes;
-        let params = params(&**self.volume, zone_bytes);
-        let TakenUp { segments, rotation, .. } = {
-            let _lock = HeaderLock::take(self.volume.uri(), &mut || {}).ok();
-            if self.flush_failed {
-                let header = Header::load(&mut Reader(&**self.volume), &policy)?;
-                let again = header.renew(&mut Reader(&**self.volume))?;
-                carry_out_or_trouble(&**self.volume, &again)?;
-                // The zone in work is all written again, too, by what follows.
-                self.flush_failed = false;
-            }
-            try_take_up(&**self.volume, self.unlocked, params, self.ages)?
-        };
-        self.in_doubt = None;
-        self.release(&segments)?;
-        Ok(rotation)
-    }
-
-    /// The rotation ends without an end. Guests must not wait for it: they go on with what the header
-    /// says, if it can be had.
-    fn hopeless(&mut self, error: &RotationError) {
-        let what = in_one_line(error);
-        tracing::error!(volume = self.volume.uri(), what, "the rotation can't go on");
-        self.give_up_reading();
-        let _ = self.mover.wait(Way::Out);
-        if self.in_doubt.is_none() && self.held.is_some() {
-            let policy = Policy::default();
-            let header = Header::load(&mut Reader(&**self.volume), &policy);
-            let size_bytes = self.volume.geometry().size_bytes;
-            let segments = header.and_then(|header| header.segments(self.unlocked, size_bytes));
-            match segments {
-                Ok(segments) => drop(self.release(&segments)),
-                Err(_) => self.gate.stuck(),
-            }
-        } else if self.held.is_some() {
-            self.gate.stuck();
-        }
-        self.watch.update(|progress| progress.trouble = Some(what));
     }
 }
 

@@ -68,6 +68,10 @@ pub trait Gate: Send {
     /// the next flush of every queue must fail.
     fn flush_failed(&mut self);
 
+    /// How many flushes of guests have failed so far. The system tells of what was lost only once,
+    /// and perhaps told a guest: then a flush of ours that succeeds says nothing.
+    fn failed_flushes(&mut self) -> u64;
+
     /// What guests did since the last call.
     fn load(&mut self) -> Load;
 }
@@ -97,6 +101,10 @@ impl Gate for NoGuests {
     fn stuck(&mut self) {}
 
     fn flush_failed(&mut self) {}
+
+    fn failed_flushes(&mut self) -> u64 {
+        0
+    }
 
     fn load(&mut self) -> Load {
         Load::default()

@@ -1,13 +1,17 @@
-//! cryptsetup's lock on a header, so that its command and ours never write one at the same time.
+//! cryptsetup's locks: on a header, so that its command and ours never write one at the same time, and
+//! on a re-encryption, so that one program only drives it.
 //!
 //! The convention (cryptsetup, `lib/utils_device_locking.c`; facts/luks.md): `flock` on the image
 //! file itself, or for a block device on `/run/cryptsetup/L_MAJOR:MINOR`. Whoever lets go of the
-//! latter last removes it, so a lock counts only while the name still leads to the locked file.
+//! latter last removes it, so a lock counts only while the name still leads to the locked file. A
+//! re-encryption is locked by `/run/cryptsetup/LN_LUKS2-reencryption-UUID`. All of that holds on one
+//! host only.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
@@ -27,12 +31,49 @@ pub struct HeaderLock {
 impl HeaderLock {
     /// Takes the lock for writing. Calls `waiting` once if somebody else has it, then waits.
     pub fn take(uri: &str, waiting: &mut dyn FnMut()) -> anyhow::Result<Self> {
+        Self::take_as(uri, &mut Wait::Told(waiting))
+    }
+
+    /// Takes the lock for writing, if nobody else has it for longer than `limit`: guests wait.
+    ///
+    /// # Errors
+    /// Also when somebody has it.
+    pub(crate) fn take_within(uri: &str, limit: Duration) -> anyhow::Result<Self> {
+        Self::take_as(uri, &mut Wait::Within(limit))
+    }
+
+    fn take_as(uri: &str, wait: &mut Wait<'_>) -> anyhow::Result<Self> {
         let taken = match Uri::parse(uri)? {
-            Uri::File(path) => lock_image(&path, waiting),
-            Uri::Device(path) => lock_device(&path, Path::new(LOCK_DIR), waiting),
+            Uri::File(path) => lock_image(&path, wait),
+            Uri::Device(path) => lock_device(&path, Path::new(LOCK_DIR), wait),
         };
         taken.with_context(|| format!("{uri}: taking cryptsetup's lock on the header"))
     }
+}
+
+/// The lock on a volume's re-encryption, for as long as it is driven; dropping it lets go.
+#[derive(Debug)]
+pub(crate) struct RotationLock(#[expect(dead_code, reason = "held, not looked at")] HeaderLock);
+
+impl RotationLock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when somebody has it; otherwise it can't be had at all, as for a
+    /// user who is not root.
+    pub(crate) fn take(uuid: &str) -> io::Result<Self> {
+        let name = format!("LN_LUKS2-reencryption-{uuid}");
+        let wait = &mut Wait::Within(Duration::ZERO);
+        lock_resource(Path::new(LOCK_DIR), &name, wait).map(Self)
+    }
+}
+
+/// What to do when somebody else has a lock.
+enum Wait<'a> {
+    /// Say so, and wait.
+    Told(&'a mut dyn FnMut()),
+    /// Wait, but not longer.
+    Within(Duration),
 }
 
 impl Drop for HeaderLock {
@@ -44,19 +85,19 @@ impl Drop for HeaderLock {
     }
 }
 
-fn lock_image(path: &Path, waiting: &mut dyn FnMut()) -> io::Result<HeaderLock> {
+fn lock_image(path: &Path, wait: &mut Wait<'_>) -> io::Result<HeaderLock> {
     let file = File::open(path)?;
-    exclusive(&file, waiting)?;
+    exclusive(&file, wait)?;
     Ok(HeaderLock { _file: file, path: None })
 }
 
-fn lock_device(device: &Path, dir: &Path, waiting: &mut dyn FnMut()) -> io::Result<HeaderLock> {
+fn lock_device(device: &Path, dir: &Path, wait: &mut Wait<'_>) -> io::Result<HeaderLock> {
     let rdev = fs::metadata(device)?.rdev();
     let name = format!("L_{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev));
-    lock_resource(dir, &name, waiting)
+    lock_resource(dir, &name, wait)
 }
 
-fn lock_resource(dir: &Path, name: &str, waiting: &mut dyn FnMut()) -> io::Result<HeaderLock> {
+fn lock_resource(dir: &Path, name: &str, wait: &mut Wait<'_>) -> io::Result<HeaderLock> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
@@ -71,7 +112,7 @@ fn lock_resource(dir: &Path, name: &str, waiting: &mut dyn FnMut()) -> io::Resul
             .mode(0o600)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)?;
-        exclusive(&file, waiting)?;
+        exclusive(&file, wait)?;
         let locked = file.metadata()?;
         let named = fs::symlink_metadata(&path);
         if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
@@ -80,13 +121,33 @@ fn lock_resource(dir: &Path, name: &str, waiting: &mut dyn FnMut()) -> io::Resul
     }
 }
 
-fn exclusive(file: &File, waiting: &mut dyn FnMut()) -> io::Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+fn exclusive(file: &File, wait: &mut Wait<'_>) -> io::Result<()> {
+    /// How often a lock is tried.
+    const AGAIN: Duration = Duration::from_millis(2);
+    let attempt = || flock(file, FlockOperation::NonBlockingLockExclusive);
+    match (attempt(), wait) {
+        (Err(rustix::io::Errno::WOULDBLOCK), Wait::Told(waiting)) => {
             waiting();
             rustix::io::retry_on_intr(|| flock(file, FlockOperation::LockExclusive))?;
         }
-        result => result?,
+        (Err(rustix::io::Errno::WOULDBLOCK), Wait::Within(limit)) => {
+            let end = Instant::now() + *limit;
+            loop {
+                if Instant::now() >= end {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the kernel can't wait for a lock for a limited time"
+                )]
+                std::thread::sleep(AGAIN);
+                match attempt() {
+                    Err(rustix::io::Errno::WOULDBLOCK) => {}
+                    result => return Ok(result?),
+                }
+            }
+        }
+        (result, _) => result?,
     }
     Ok(())
 }
@@ -113,11 +174,16 @@ mod tests {
     fn whoever_comes_second_is_told_and_waits() {
         let dir = tempfile::tempdir().unwrap();
         let locks = dir.path().join("locks");
-        let first = lock_resource(&locks, "L_7:0", &mut || panic!("nobody has it")).unwrap();
+        let first = lock_resource(&locks, "L_7:0", &mut Wait::Within(Duration::ZERO)).unwrap();
+        let refused = lock_resource(&locks, "L_7:0", &mut Wait::Within(Duration::from_millis(5)));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let (told, tells) = mpsc::channel();
         let second = std::thread::spawn({
             let locks = locks.clone();
-            move || lock_resource(&locks, "L_7:0", &mut || told.send(()).unwrap()).unwrap()
+            move || {
+                let mut tell = || told.send(()).unwrap();
+                lock_resource(&locks, "L_7:0", &mut Wait::Told(&mut tell)).unwrap()
+            }
         });
         tells.recv().unwrap();
         assert!(!second.is_finished());

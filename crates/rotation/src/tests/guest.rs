@@ -31,11 +31,15 @@ pub(super) struct Guest {
     parked: Vec<(usize, u8)>,
     calls: u64,
     pub(super) hook: Option<Hook>,
+    /// At this call a flush of its own fails.
+    pub(super) fails_flush_at: Option<u64>,
     pub(super) parked_ever: u64,
     pub(super) read_from_memory: u64,
     pub(super) dirty_ever: u64,
     pub(super) stuck: u64,
     pub(super) flushes_failed: u64,
+    /// Flushes of its own.
+    pub(super) own_flushes_failed: u64,
     /// It does nothing.
     pub(super) idle: bool,
 }
@@ -60,11 +64,13 @@ impl Guest {
             parked: Vec::new(),
             calls: 0,
             hook: None,
+            fails_flush_at: None,
             parked_ever: 0,
             read_from_memory: 0,
             dirty_ever: 0,
             stuck: 0,
             flushes_failed: 0,
+            own_flushes_failed: 0,
             idle: false,
         };
         for block in 0..guest.plain.len() / guest.unit {
@@ -180,6 +186,9 @@ impl Guest {
     /// Some reads and writes, most of them where it hurts.
     fn act(&mut self) {
         self.calls += 1;
+        if self.fails_flush_at == Some(self.calls) {
+            self.own_flushes_failed += 1;
+        }
         if let Some(mut hook) = self.hook.take() {
             hook(self.calls);
             self.hook = Some(hook);
@@ -256,6 +265,10 @@ impl Gate for Guest {
 
     fn flush_failed(&mut self) {
         self.flushes_failed += 1;
+    }
+
+    fn failed_flushes(&mut self) -> u64 {
+        self.own_flushes_failed
     }
 
     fn load(&mut self) -> Load {

@@ -240,7 +240,8 @@ impl World {
         assert_eq!(segments.len(), 1);
         self.guest.restart(segments);
         self.guest.check_all();
-        assert_eq!(header.report().tokens.len(), 0, "nothing is left to be done");
+        let left = |kind: &str| header.report().tokens.iter().any(|token| token.kind == kind);
+        assert!(!left("sealblk-rotation"), "nothing is left to be done");
         if self.shape.new_secret {
             assert!(self.unlock(OLD).is_err());
         }

@@ -44,6 +44,7 @@ fn any_io_may_fail_once_and_the_rotation_recovers_and_ends() {
 
 #[test]
 fn storage_that_stays_away_holds_the_rotation_and_nothing_is_lost() {
+    let mut held = 0;
     for (number, shape) in each() {
         let mut world = World::new(shape, 5);
         let begun = world.begin();
@@ -53,21 +54,28 @@ fn storage_that_stays_away_holds_the_rotation_and_nothing_is_lost() {
         let operator = std::thread::spawn(move || {
             loop {
                 let progress = seen.progress();
-                if let Some(trouble) = progress.trouble {
+                if progress.trouble.is_some() || progress.phase == Phase::Done {
                     operator.change(|wishes| wishes.stop = true);
-                    return (progress.phase, trouble);
+                    return (progress.phase, progress.trouble);
                 }
                 std::thread::yield_now();
             }
         });
         let outcome = world.run(begun, &controls, &watch).unwrap();
-        assert_eq!(outcome, Outcome::Stopped, "I/O {number}");
         let (phase, trouble) = operator.join().unwrap();
-        assert_eq!(phase, Phase::Stuck);
+        let Some(trouble) = trouble else {
+            // All was done: the last look at the header is content with one copy.
+            assert_eq!(outcome, Outcome::Completed);
+            world.check_end();
+            continue;
+        };
+        held += 1;
+        assert_eq!((outcome, phase), (Outcome::Stopped, Phase::Stuck), "I/O {number}");
         assert!(trouble.contains("flaky") && trouble.contains("os error 5"), "{trouble}");
         world.faults.set(0..0, 0);
         world.reopen_and_finish();
     }
+    assert!(held > 60, "{held} times");
 }
 
 /// A sector that can't be read for a while, in a zone that is not the first.

@@ -41,6 +41,9 @@ use crate::pace::{BackOff, Pace, Step};
 use crate::recover::convert_back;
 use crate::storage::{Reader, carry_out_or_trouble, random};
 
+/// How often the log gets the position.
+const TELL: Duration = Duration::from_secs(60);
+
 /// Longest wait for cryptsetup's lock on the header.
 const HEADER_LOCK_WAIT: Duration = Duration::from_secs(1);
 
@@ -197,6 +200,7 @@ impl Driver<'_> {
         let mut pace = Pace::new();
         let mut step = Pace::first(&self.controls.wishes());
         let mut prepared = None;
+        let mut told = Instant::now();
         // What guests did before the rotation is none of its business.
         let _ = self.gate.load();
         loop {
@@ -228,6 +232,11 @@ impl Driver<'_> {
                 progress.zone_bytes = moved;
                 progress.rate_bytes = rate;
             });
+            if now.saturating_duration_since(told) >= TELL {
+                // For who has lost both header copies: see docs/operations.md.
+                told = now;
+                tracing::info!(done_bytes = zone.start_bytes + moved, rate, "rotating");
+            }
             match progress {
                 Moved::More(more) => rotation = more,
                 Moved::Done(finished) => {

@@ -263,10 +263,16 @@ impl Rotator {
             let _ = ended.join();
         }
         state.running = true;
-        state.watch = Watch::default();
-        if matches!(task, Task::Start(_)) {
-            (state.paused, state.window_closed) = (false, false);
-            self.0.apply_pause(&state);
+        match &task {
+            Task::Start(_) => {
+                state.watch = Watch::default();
+                (state.paused, state.window_closed) = (false, false);
+                self.0.apply_pause(&state);
+            }
+            Task::Resume(_, rotation) => {
+                state.watch = Watch::at(rotation.done_bytes(), rotation.total_bytes());
+                state.told.state = RotationState::Running;
+            }
         }
         let inner = self.0.clone();
         let spawned = thread::spawn(inner, task);

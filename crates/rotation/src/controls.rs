@@ -114,6 +114,15 @@ pub struct Progress {
 pub struct Watch(Arc<Mutex<Progress>>);
 
 impl Watch {
+    /// That of a rotation which is about to go on there.
+    pub fn at(done_bytes: u64, total_bytes: u64) -> Self {
+        let watch = Self::default();
+        watch.update(|progress| {
+            (progress.done_bytes, progress.total_bytes) = (done_bytes, total_bytes);
+        });
+        watch
+    }
+
     /// How far it is now.
     pub fn progress(&self) -> Progress {
         self.lock().clone()

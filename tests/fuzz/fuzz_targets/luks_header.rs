@@ -8,7 +8,7 @@
 use std::io;
 
 use libfuzzer_sys::fuzz_target;
-use sealblk_luks::{Header, Policy, ReadAt, probe, repair};
+use sealblk_luks::{Header, Plan, Policy, ReadAt, Step, probe, repair};
 use sha2::{Digest, Sha256};
 
 const BINARY_BYTES: usize = 4096;
@@ -52,6 +52,22 @@ fn with_checksum(json: &[u8]) -> Vec<u8> {
     header
 }
 
+/// In place of random numbers.
+fn sevens(buf: &mut [u8]) -> io::Result<()> {
+    buf.fill(7);
+    Ok(())
+}
+
+/// No plan leaves the volume.
+fn check(plan: &Plan, size_bytes: u64) {
+    for step in plan.steps() {
+        if let Step::Write { offset_bytes, data } = step {
+            let end = offset_bytes.checked_add(data.len() as u64);
+            assert!(end.is_some_and(|end| end <= size_bytes), "a write to {offset_bytes}");
+        }
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let [mode, data @ ..] = data else { return };
     let bytes = if mode & 1 == 0 { data.to_vec() } else { with_checksum(data) };
@@ -62,11 +78,22 @@ fuzz_target!(|data: &[u8]| {
         let _ = header.key_age();
         let _ = header.obstacles(volume.size_bytes());
         let _ = serde_json::to_string(&header.report()).unwrap();
+        // What a daemon asks before it takes up a rotation, and what it plans without a key.
+        let _ = header.rotation_status();
+        let _ = header.rotation_notes();
+        let _ = header.is_luks1_for_now_luks2();
+        let plans = [
+            header.abandon_rotation(&mut volume, &mut sevens),
+            header.clean_up_rotation(&mut volume, &mut sevens),
+            header.finish_conversion(&mut volume, &mut sevens),
+            header.keep_luks2(&mut volume, &mut sevens),
+        ];
+        for plan in plans.into_iter().flatten() {
+            check(&plan, volume.size_bytes());
+        }
     }
-    if let Ok((_, plan)) = repair(&mut volume, false, &mut |buf: &mut [u8]| {
-        buf.fill(7);
-        Ok(())
-    }) {
+    if let Ok((_, plan)) = repair(&mut volume, false, &mut sevens) {
         assert!(plan.steps().len() < 64);
+        check(&plan, volume.size_bytes());
     }
 });

@@ -46,7 +46,7 @@ pub(super) fn spawn(inner: Arc<Inner>, task: Task) -> io::Result<JoinHandle<()>>
 
 fn rotate(inner: &Inner, task: Task) {
     let mut gate = DiskGate(inner.parts.board.key_switch());
-    let (begun, new_key) = match task {
+    let (begun, new_key, answer) = match task {
         Task::Resume(unlocked, rotation) => {
             tracing::info!(done_bytes = rotation.done_bytes(), "the rotation goes on");
             if let Err(error) = disarm_backup(inner) {
@@ -54,19 +54,17 @@ fn rotate(inner: &Inner, task: Task) {
                 let error = in_one_line(&error);
                 tracing::warn!(error, "the header's backup must not be put back");
             }
-            (Begun { unlocked: *unlocked, rotation: *rotation }, None)
+            (Begun { unlocked: *unlocked, rotation: *rotation }, None, None)
         }
         Task::Start(start) => match start_anew(inner, &mut gate, &start) {
-            Ok(begun) => {
-                // Whoever asked may have gone.
-                let _ = start.answer.send(Ok(()));
-                (begun, start.new_key)
-            }
+            Ok(begun) => (begun, start.new_key, Some(start.answer)),
             Err(error) => {
                 let why = in_one_line(error.as_ref());
                 tracing::error!(why, "the rotation can't begin");
                 shred_backup(inner);
                 Memory::forget(&inner.parts.state_dir, &inner.parts.uuid);
+                inner.lock().running = false;
+                // Whoever asked may have gone.
                 let _ = start.answer.send(Err(why));
                 return;
             }
@@ -74,6 +72,9 @@ fn rotate(inner: &Inner, task: Task) {
     };
     let Begun { unlocked, rotation } = begun;
     tell(inner, |told| describe(inner, told, &unlocked, &rotation));
+    if let Some(answer) = answer {
+        let _ = answer.send(Ok(()));
+    }
     let watch = inner.lock().watch.clone();
     let outcome = run(Job {
         volume: &inner.parts.volume,
@@ -143,8 +144,14 @@ fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Resu
     };
     if let Some(backup) = &backup {
         // Up to here it could be put back; from here on, no more.
-        backup.refresh(&mut Reader(&*parts.volume))?;
-        backup.data_moves()?;
+        let disarmed =
+            backup.refresh(&mut Reader(&*parts.volume)).and_then(|()| backup.data_moves());
+        if let Err(error) = disarmed {
+            // The rotation has begun: better without a backup than with one that destroys.
+            let error = in_one_line(&error);
+            tracing::error!(error, "the header's backup can't be disarmed, so it is destroyed");
+            shred_backup(inner);
+        }
     }
     gate.publish(&begun.rotation.segments()?).map_err(|error| anyhow!(error))?;
     tracing::info!(

@@ -3,9 +3,9 @@
 //! ```text
 //! prepare(next): watch, read, checksums, new ciphertext      nobody waits for this
 //! hold_writes(zone)        (written to since it was read? read and prepare again)
-//!   area, flush, hot header
+//!   area, flush, hot header             the next zone is watched and read beside it
 //! serve_from(old ciphertext)
-//!   write the new ciphertext            prepare(next zone) goes on beside it
+//!   write the new ciphertext            the next zone's is made beside it
 //! publish                  checksums: here
 //!   flush, header that says it is done
 //! publish                  journal: here
@@ -17,13 +17,14 @@
 //! Invariant: `in_doubt` is the zone for which the header on the volume may say that it is in work;
 //! while there is one, no guest writes to it unless its new ciphertext is all written.
 
+mod header;
 mod trouble;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use sealblk_block::{Extent, SECTOR_BYTES, in_one_line};
+use sealblk_block::{Extent, SECTOR_BYTES};
 use sealblk_cipher::Implementation;
 use sealblk_luks::{
     Finished, Header, Plan, Policy, Progress as Moved, Protection, Protector, Recryptor, Release,
@@ -39,7 +40,7 @@ use crate::lock::{HeaderLock, RotationLock};
 use crate::mover::{Gait, Mover, Way};
 use crate::pace::{BackOff, Pace, Step};
 use crate::recover::convert_back;
-use crate::storage::{Reader, carry_out_or_trouble, random};
+use crate::storage::{Reader, flush, random};
 
 /// How often the log gets the position.
 const TELL: Duration = Duration::from_secs(60);
@@ -296,6 +297,10 @@ impl Driver<'_> {
         if let Some(held) = &mut self.held {
             held.old = Some(old.clone());
         }
+        let ahead = rotation.zone_after(zone, step.zone_bytes).filter(|_| !step.gentle);
+        if let Some(zone) = ahead {
+            self.start_reading(zone, step)?;
+        }
         let pending = rotation.arm_with(protection)?;
         self.in_doubt = Some(extent);
         self.header(pending.plan())?;
@@ -306,8 +311,7 @@ impl Driver<'_> {
         let gait = gait(step);
         self.mover.start_write(new, zone.volume_offset_bytes, len, gait);
         let mut next = None;
-        if let Some(zone) = armed.zone_after(step.zone_bytes).filter(|_| !step.gentle) {
-            self.start_reading(zone, step)?;
+        if ahead.is_some() {
             next = Some(self.finish_reading(protector, recryptor)?);
         }
         let written = self.mover.wait(Way::Out);
@@ -420,7 +424,7 @@ impl Driver<'_> {
     /// Carries out a header's plan, with cryptsetup's lock where there is one to be had.
     fn header(&mut self, plan: &Plan) -> Result<(), Trouble> {
         let _lock = self.header_lock();
-        carry_out_or_trouble(&**self.volume, plan)?;
+        self.carry_out(plan)?;
         let failed = self.gate.failed_flushes();
         if mem::replace(&mut self.failed_flushes, failed) != failed {
             let what = "flushing: a guest's flush failed, and with it perhaps what we wrote".into();
@@ -436,10 +440,7 @@ impl Driver<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Trouble> {
-        self.volume.flush().map_err(|error| Trouble::Storage {
-            what: format!("flushing: {}", in_one_line(&error)),
-            flush: true,
-        })
+        flush(&**self.volume)
     }
 
     /// All data has the new key: destroys what is left of the old one.

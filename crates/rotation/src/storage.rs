@@ -32,27 +32,44 @@ impl ReadAt for Reader<'_> {
 /// # Errors
 /// The first one ends it: the header must be loaded anew, and a flush that failed is never repeated.
 pub fn carry_out(volume: &dyn Volume, plan: &Plan) -> Result<(), VolumeError> {
-    try_plan(volume, plan).map_err(|(_, error)| error)
+    for step in plan.steps() {
+        match step {
+            Step::Write { offset_bytes, data } => volume.write_at(*offset_bytes, data)?,
+            Step::Flush => volume.flush()?,
+        }
+    }
+    Ok(())
 }
 
 /// As [`carry_out`], for who tells flushes from writes.
 pub(crate) fn carry_out_or_trouble(volume: &dyn Volume, plan: &Plan) -> Result<(), Trouble> {
-    try_plan(volume, plan).map_err(|(flush, error)| {
-        let did = if flush { "flushing" } else { "writing the header" };
-        Trouble::Storage { what: format!("{did}: {}", in_one_line(&error)), flush }
-    })
-}
-
-fn try_plan(volume: &dyn Volume, plan: &Plan) -> Result<(), (bool, VolumeError)> {
     for step in plan.steps() {
         match step {
-            Step::Write { offset_bytes, data } => {
-                volume.write_at(*offset_bytes, data).map_err(|error| (false, error))?;
-            }
-            Step::Flush => volume.flush().map_err(|error| (true, error))?,
+            Step::Write { offset_bytes, data } => write_header(volume, *offset_bytes, data)?,
+            Step::Flush => flush(volume)?,
         }
     }
     Ok(())
+}
+
+/// Writes a piece of a header.
+pub(crate) fn write_header(
+    volume: &dyn Volume,
+    offset_bytes: u64,
+    data: &[u8],
+) -> Result<(), Trouble> {
+    volume.write_at(offset_bytes, data).map_err(|error| Trouble::Storage {
+        what: format!("writing the header: {}", in_one_line(&error)),
+        flush: false,
+    })
+}
+
+/// Makes durable what was written.
+pub(crate) fn flush(volume: &dyn Volume) -> Result<(), Trouble> {
+    volume.flush().map_err(|error| Trouble::Storage {
+        what: format!("flushing: {}", in_one_line(&error)),
+        flush: true,
+    })
 }
 
 /// The operating system's random numbers, as `sealblk-luks` takes them.

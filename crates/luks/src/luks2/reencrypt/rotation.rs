@@ -341,6 +341,12 @@ impl Rotation {
         self.0.zone(start).ok_or_else(|| LuksError::Rotation("nothing is left to be done".into()))
     }
 
+    /// The range after `zone`, of this length at most; none after the last.
+    pub fn zone_after(&self, zone: Zone, zone_bytes: u64) -> Option<Zone> {
+        let unit = self.0.params.unit_bytes(self.0.found.sector_bytes);
+        self.0.zone_of(zone.start_bytes + zone.len_bytes, zone_bytes.max(unit.into()))
+    }
+
     /// The ciphers that turn old ciphertext into new.
     ///
     /// # Errors
@@ -413,13 +419,6 @@ impl Armed {
     /// The range in work.
     pub fn zone(&self) -> Zone {
         self.zone
-    }
-
-    /// The range after it, of this length at most; none after the last.
-    pub fn zone_after(&self, zone_bytes: u64) -> Option<Zone> {
-        let unit = self.core.params.unit_bytes(self.core.found.sector_bytes);
-        let start = self.zone.start_bytes + self.zone.len_bytes;
-        self.core.zone_of(start, zone_bytes.max(unit.into()))
     }
 
     /// When guests may write into it again.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Shows sealblk to a person, in two or three minutes: see tests/src/bin/demo.rs.
+# Shows sealblk to a person, in two or three minutes: see tests/src/bin/demo.
 # usage: demo.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -5,6 +5,7 @@
 //! QEMU reconnects by itself when a daemon goes away.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -97,7 +98,7 @@ impl GuestBuilder {
             command.args(["-chardev", &format!("socket,id=c{index},path={path},{again}")]);
             command.args(["-device", &device]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("can't run {command:?}"))?;
         let (console, errors) = (Log::default(), Log::default());
         if let Some(stdout) = child.stdout.take() {
@@ -131,6 +132,15 @@ impl Guest {
     /// Forgets the lines that have come so far: [`Self::wait_for`] then waits for a later one.
     pub fn skip_to_now(&mut self) {
         self.mark = self.console.mark();
+    }
+
+    /// Types a line at the console, where the script may read it.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        let child = self.child.as_mut().context("the guest has ended")?;
+        let stdin = child.stdin.as_mut().context("it has no keyboard")?;
+        stdin.write_all(line.as_bytes())?;
+        stdin.write_all(b"\n")?;
+        Ok(stdin.flush()?)
     }
 
     /// Waits for the end of the script and of the guest; the script must have succeeded.

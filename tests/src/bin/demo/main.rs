@@ -1,13 +1,17 @@
-//! `make demo`: an encrypted disk under a real guest, a look at the volume, a crash, the price.
+//! `make demo`: an encrypted disk under a real guest, a look at the volume, a crash, a new key, the
+//! price.
 
-use std::fmt::Display;
-use std::io::IsTerminal;
+mod rotation;
+mod style;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
     Daemon, Guest, GuestBuilder, GuestImage, TestVolume, chi_square, oracle, overhead, sealblk,
 };
+
+use crate::style::Style;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const DISK: u64 = 256 << 20;
@@ -44,7 +48,7 @@ echo "CHECKED $(grep -c ': OK' /tmp/checked)"
 
 fn main() -> Result<()> {
     let started = Instant::now();
-    let style = Style(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let style = Style::new();
 
     style.title("1. A volume: a file of noise with a standard LUKS2 header");
     let volume = TestVolume::formatted(DISK, 4096)?;
@@ -70,7 +74,9 @@ fn main() -> Result<()> {
     crash(&style, &mut daemon, &mut guest)?;
     daemon.stop()?;
 
-    style.title("5. What it costs: random 4 KiB I/O at depth 32, encrypted and --plain in turns");
+    rotation::scene(&style, LIMIT)?;
+
+    style.title("6. What it costs: random 4 KiB I/O at depth 32, encrypted and --plain in turns");
     for (what, figure) in overhead::measure(3, Duration::from_secs(2))? {
         style.output(format_args!(
             "{what:5}  encrypted {:7.0} IOPS   plain {:7.0} IOPS   {:5.1} %",
@@ -144,28 +150,4 @@ fn crash(style: &Style, daemon: &mut Daemon, guest: &mut Guest) -> Result<()> {
 
 fn printable(byte: u8) -> char {
     if byte.is_ascii_graphic() { byte.into() } else { '.' }
-}
-
-/// How lines are shown: in colour on a terminal.
-struct Style(bool);
-
-impl Style {
-    fn title(&self, text: impl Display) {
-        print(&if self.0 { format!("\n\x1b[1;36m{text}\x1b[0m") } else { format!("\n{text}") });
-    }
-
-    fn command(&self, text: &str) {
-        print(&if self.0 { format!("  \x1b[32m$ {text}\x1b[0m") } else { format!("  $ {text}") });
-    }
-
-    fn output(&self, text: impl Display) {
-        for line in text.to_string().lines() {
-            print(&format!("    {line}"));
-        }
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "a demonstration shows something")]
-fn print(line: &str) {
-    println!("{line}");
 }

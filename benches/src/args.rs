@@ -65,6 +65,14 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) guest: bool,
 
+    /// Only rotations of a volume's key (on --class); otherwise they come last, some 40 s per class
+    #[arg(long, conflicts_with_all = ["guest", "full", "only_layers", "no_rotation"])]
+    pub(crate) rotation: bool,
+
+    /// No rotations
+    #[arg(long)]
+    pub(crate) no_rotation: bool,
+
     /// Not the cipher and the engine by themselves
     #[arg(long)]
     pub(crate) no_layers: bool,
@@ -90,7 +98,8 @@ impl Args {
         ensure!(args.rounds > 0, "--rounds must be at least 1");
         ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
         let guest_alone = args.guest && !args.full && args.class.is_empty();
-        args.no_layers |= guest_alone && !args.only_layers;
+        args.no_layers |= (guest_alone && !args.only_layers) || args.rotation;
+        args.no_rotation |= args.only_layers || guest_alone;
         if args.class.is_empty() && !args.only_layers && !guest_alone {
             args.class = vec![Class::Disk, Class::Memory];
         }

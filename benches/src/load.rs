@@ -28,6 +28,7 @@ pub(crate) struct Outcome {
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
     pub(crate) p999_ns: u64,
+    pub(crate) max_ns: u64,
 }
 
 impl Outcome {
@@ -35,8 +36,8 @@ impl Outcome {
     pub(crate) fn of(elapsed: Duration, latencies: &mut [u32]) -> Result<Self> {
         let requests = latencies.len() as u64;
         let mut at = |permille| percentile(latencies, permille).context("no request came back");
-        let (p50_ns, p99_ns, p999_ns) = (at(500)?, at(990)?, at(999)?);
-        Ok(Self { elapsed, requests, p50_ns, p99_ns, p999_ns })
+        let (p50_ns, p99_ns, p999_ns, max_ns) = (at(500)?, at(990)?, at(999)?, at(1000)?);
+        Ok(Self { elapsed, requests, p50_ns, p99_ns, p999_ns, max_ns })
     }
 }
 
@@ -115,6 +116,53 @@ impl Load {
                 } else {
                     (0..PAUSES).for_each(|_| std::hint::spin_loop());
                 }
+            }
+        }
+        Outcome::of(begin.elapsed(), &mut self.latencies)
+    }
+
+    /// Requests that come at a steady rate whether or not others are done, up to the work's depth in
+    /// flight; one for which there is no room waits, and its time counts from when it was due.
+    pub(crate) fn drive_paced(
+        &mut self,
+        work: &Work,
+        per_second: f64,
+        duration: Duration,
+    ) -> Result<Outcome> {
+        self.latencies.clear();
+        let interval = Duration::from_secs_f64(1.0 / per_second.max(1.0));
+        let begin = Instant::now();
+        let (mut due, mut last) = (begin, begin);
+        let mut since = vec![begin; work.depth];
+        let mut free: Vec<usize> = (0..work.depth).collect();
+        loop {
+            let now = Instant::now();
+            let over = now - begin >= duration;
+            if over && free.len() == work.depth {
+                break;
+            }
+            while !over
+                && due <= now
+                && let Some(slot) = free.pop()
+            {
+                *since.get_mut(slot).context("a slot that we never had")? = due;
+                due += interval;
+                self.start(work, slot)?;
+            }
+            self.completed.clear();
+            self.client.complete_into(0, 0, PATIENCE, &mut self.completed)?;
+            if self.completed.is_empty() {
+                ensure!(free.len() == work.depth || last.elapsed() < PATIENCE, "the server hangs");
+                (0..PAUSES).for_each(|_| std::hint::spin_loop());
+                continue;
+            }
+            last = Instant::now();
+            for done in &self.completed {
+                ensure!(done.result == 0, "a request failed: {done:?}");
+                let due = *since.get(done.tag).context("a tag that we never gave")?;
+                let nanoseconds = (last - due).as_nanos();
+                self.latencies.push(u32::try_from(nanoseconds).unwrap_or(u32::MAX));
+                free.push(done.tag);
             }
         }
         Outcome::of(begin.elapsed(), &mut self.latencies)

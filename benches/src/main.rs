@@ -19,6 +19,7 @@ mod plots;
 mod raw;
 mod report;
 mod results;
+mod rotation;
 mod server;
 mod servers;
 mod startup;
@@ -86,11 +87,12 @@ fn main() -> Result<()> {
         classes: Vec::new(),
         layers: Layers::default(),
         guest: Vec::new(),
+        rotations: Vec::new(),
         idle_daemons: None,
     };
     let measured = measure(&args, &campaign, notes, &mut results);
     // What was measured before something failed is worth something.
-    if measured.is_ok() || !results.classes.is_empty() {
+    if measured.is_ok() || !results.classes.is_empty() || !results.rotations.is_empty() {
         report::print(&results);
         write(&results, &json).with_context(|| json.display().to_string())?;
         plots::write_html(&results, &html)?;
@@ -137,7 +139,11 @@ fn measure(
 ) -> Result<()> {
     let idle = args.idle_daemons.unwrap_or(0);
     let layers_cost = if args.no_layers { Duration::ZERO } else { LAYERS_COST };
-    let planned = campaign.cost() * u32::try_from(args.class.len())?
+    let classes = u32::try_from(args.class.len())?;
+    let servers = if args.rotation { Duration::ZERO } else { campaign.cost() * classes };
+    let rotation = if args.no_rotation { Duration::ZERO } else { rotation::COST * classes };
+    let planned = servers
+        + rotation
         + IDLE_DAEMON_COST * u32::try_from(idle)?
         + layers_cost
         + if args.guest { guest::cost(campaign) } else { Duration::ZERO };
@@ -154,8 +160,11 @@ fn measure(
         status.advance(layers_cost);
     }
     let mut extra_left = campaign.extra_time;
-    for &class in &args.class {
+    for &class in args.class.iter().filter(|_| !args.rotation) {
         results.classes.push(campaign.measure(class, &materials, &mut status, &mut extra_left)?);
+    }
+    for &class in args.class.iter().filter(|_| !args.no_rotation) {
+        rotation::measure(class, &materials, &mut status, &mut results.rotations)?;
     }
     if idle > 0 {
         results.idle_daemons = Some(idle_daemons::measure(idle, &mut status)?);

@@ -5,6 +5,7 @@ use crate::results::{
     Class, Idle, Noise, Quantity, Ratio, Results, Sample, ServerSamples, Spread, Target, Verdict,
     Work,
 };
+use crate::rotation;
 use crate::targets::{READY_AFTER_KEY_MS, RESIDENT_BYTES};
 
 /// From this part of all processors' time on, others are worth a line.
@@ -36,6 +37,7 @@ pub(crate) fn print(results: &Results) {
         print_class(class, plan.noise_limit);
     }
     table::print(&results.guest, plan.noise_limit);
+    rotation::print(&results.rotations);
     if let Some(idle) = &results.idle_daemons {
         line(format!(
             "\n{} idle daemons: {:.4} % of a processor all together; each {:.1} MiB resident, \
@@ -119,7 +121,8 @@ fn print_ratio(ratio: &Ratio) {
     line(format!("      {figure:<22} {:<74}{target}", ratio.name));
 }
 
-fn target(target: &Target) -> String {
+/// A target in words.
+pub(crate) fn target(target: &Target) -> String {
     let sign = if target.at_least { ">=" } else { "<=" };
     format!(" {sign} {:.2} {}", target.limit, verdict(target.verdict))
 }

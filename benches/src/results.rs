@@ -26,6 +26,9 @@ pub(crate) struct Results {
     /// fio inside a QEMU guest.
     #[serde(default)]
     pub(crate) guest: Vec<GuestWork>,
+    /// Key rotations.
+    #[serde(default)]
+    pub(crate) rotations: Vec<RotationCase>,
     /// Many idle daemons at once.
     #[serde(default)]
     pub(crate) idle_daemons: Option<IdleDaemons>,
@@ -314,4 +317,76 @@ pub(crate) struct IdleDaemons {
     pub(crate) rss_bytes: Spread,
     /// Proportional share of each: shared pages counted once over all.
     pub(crate) pss_bytes: Spread,
+}
+
+/// Rotations of the key of one kind of volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RotationCase {
+    /// As [`Class::class`].
+    pub(crate) class: String,
+    /// Of the encryption.
+    pub(crate) sector_bytes: u32,
+    /// How a range in work is protected, as the daemon said: `checksum` or `journal`.
+    pub(crate) resilience: String,
+    /// Nobody uses the disk.
+    pub(crate) idle: Vec<IdleRotation>,
+    /// Most 4 KiB requests per second (70 % random reads) without a rotation, at depth 32.
+    pub(crate) most_iops: f64,
+    /// Half of them, beside a rotation and without.
+    pub(crate) half_load: Vec<HalfLoad>,
+    /// Bursts of writes that hit a rotation at full speed.
+    pub(crate) parked: Vec<Parked>,
+    /// What follows from the above.
+    pub(crate) figures: Vec<RotationFigure>,
+}
+
+/// One rotation of an idle volume.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct IdleRotation {
+    /// The storage copied onto itself, before and after.
+    pub(crate) copy_bytes_per_second: [f64; 2],
+    /// From 5 to 95 % of the volume.
+    pub(crate) bytes_per_second: f64,
+    /// The daemon's, all threads, in the same time.
+    pub(crate) cpu_ns_per_mib: f64,
+}
+
+/// What a paced client saw.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PacedSample {
+    pub(crate) iops: f64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+/// One round at half the load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HalfLoad {
+    /// The rotation paused, before and after.
+    pub(crate) paused: [PacedSample; 2],
+    pub(crate) rotating: PacedSample,
+    /// How fast the rotation went meanwhile.
+    pub(crate) bytes_per_second: f64,
+}
+
+/// One rotation under bursts of writes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Parked {
+    /// Longest range in work.
+    pub(crate) hotzone_bytes: u64,
+    /// Longest that the daemon held writes, as it tells.
+    pub(crate) held_us: u64,
+    /// Longest that a request of the client took.
+    pub(crate) client_us: u64,
+}
+
+/// A figure of the rounds of a case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RotationFigure {
+    pub(crate) name: String,
+    pub(crate) value: Spread,
+    /// The same of what should make no difference: median of |ratio - 1| of the two turns without.
+    pub(crate) noise: Option<f64>,
+    pub(crate) target: Option<Target>,
 }

@@ -75,7 +75,8 @@ pub(crate) fn target(
     Some(Target { limit, at_least, verdict })
 }
 
-fn verdict(limit: f64, at_least: bool, rounds: &[f64], noise: &Noise) -> Verdict {
+/// What came of a target, given a value of each round.
+pub(crate) fn verdict(limit: f64, at_least: bool, rounds: &[f64], noise: &Noise) -> Verdict {
     let Some(spread) = Spread::of(rounds) else { return Verdict::Undecided };
     if noise.noisy && (spread.median / limit - 1.0).abs() <= noise.median {
         return Verdict::Undecided;

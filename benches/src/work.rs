@@ -49,6 +49,11 @@ impl Work {
         all
     }
 
+    /// What a guest does beside a rotation: mixed, or writes alone.
+    pub(crate) fn beside_a_rotation(writes_only: bool, depth: usize) -> Self {
+        Self::one(if writes_only { WRITE } else { MIXED }, true, 4 << 10, depth)
+    }
+
     /// What is measured with two queues; before each, the same with one.
     pub(crate) fn two_queues(full: bool) -> Vec<[Self; 2]> {
         let writes: &[u8] = if full { &[READ, WRITE] } else { &[READ] };

@@ -82,6 +82,8 @@ pub(crate) fn scene(style: &Style, limit: Duration) -> Result<()> {
     daemon.kill_and_restart()?;
     guest.skip_to_now();
     watch.end(limit)?;
+    let told = status(&served)?;
+    ensure!(told["state"] == "completed", "the bar has ended, the rotation has not: {told}");
     let last = guest.wait_for("ROUND", limit)?;
     // This one began after the end of the rotation.
     guest.skip_to_now();

@@ -17,13 +17,13 @@ build: ## Build sealblkd and sealblk as they are released, into target/release
 	@scripts/setup.sh build
 	$(CARGO) build --locked --release -p sealblk-backend -p sealblk-cli
 
-demo: setup ## Show it: an encrypted disk under a guest, a crash of the daemon, what it costs
+demo: setup ## Show it: an encrypted disk under a guest, crashes, a new key, what it costs
 	@scripts/demo.sh
 
 test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
 	@scripts/test.sh
 
-bench: setup ## Measure: us, the peers, and no server at all (some 8 minutes; BENCH_ARGS=--help)
+bench: setup ## Measure: us, the peers, no server at all, rotations (some 11 minutes; BENCH_ARGS=--help)
 	@scripts/bench.sh $(BENCH_ARGS)
 
 lint: setup ## Format, clippy, licences, shell scripts, the crates' arrows

@@ -43,6 +43,7 @@ fn html(results: &Results) -> String {
     }
     body += &layers::section(&results.layers);
     body += &tables::guest(&results.guest);
+    body += &tables::rotations(&results.rotations);
     body += &tables::idle_daemons(results.idle_daemons.as_ref());
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

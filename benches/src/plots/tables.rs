@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{escape, number};
 use super::whole::times;
-use crate::results::{GuestWork, IdleDaemons, Quantity, Results, Verdict};
+use crate::results::{GuestWork, IdleDaemons, Quantity, Results, RotationCase, Spread, Verdict};
 
 /// Where the figures come from and how they were taken.
 pub(crate) fn machine(results: &Results) -> String {
@@ -102,6 +102,33 @@ pub(crate) fn guest(works: &[GuestWork]) -> String {
     let heads =
         ["work", "server", "!requests/s", "!/ sealblk-plain", "!median", "!p99", "accelerator"];
     table("fio inside a guest", note, &heads, &rows)
+}
+
+/// Rotations of keys.
+pub(crate) fn rotations(cases: &[RotationCase]) -> String {
+    let mut rows = String::new();
+    for case in cases {
+        for figure in &case.figures {
+            let Spread { median, min, max } = figure.value;
+            let noise = figure.noise.map_or_else(String::new, |noise| number(noise * 100.0));
+            let target = figure.target.as_ref().map(crate::report::target).unwrap_or_default();
+            let _ = writeln!(
+                rows,
+                "<tr><td>{}, {}-byte sectors, {}</td><td>{}</td><td class=\"n\">{} ({}..{})</td><td \
+                 class=\"n\">{noise}</td><td>{}</td></tr>",
+                escape(&case.class),
+                case.sector_bytes,
+                escape(&case.resilience),
+                escape(&figure.name),
+                number(median),
+                number(min),
+                number(max),
+                escape(&target)
+            );
+        }
+    }
+    let heads = ["volume", "figure", "!median (lowest..highest)", "!A/A %", "target"];
+    table("Rotation of a volume's key", "", &heads, &rows)
 }
 
 /// Many idle daemons.

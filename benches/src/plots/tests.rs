@@ -92,6 +92,7 @@ pub(crate) fn example() -> Results {
             cipher: vec![figure("aws-lc", "GB/s", 4.0), figure("portable", "GB/s", 0.5)],
             engine: vec![figure("plain", "requests/s", 2.5e6)],
         },
+        rotations: Vec::new(),
         guest: vec![GuestWork {
             work: "4 KiB random read, qd 1".into(),
             server: "sealblk-4096".into(),

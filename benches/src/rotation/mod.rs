@@ -52,7 +52,7 @@ const DEPTH: usize = 32;
 const BURST: Duration = Duration::from_millis(25);
 const SILENCE: Duration = Duration::from_millis(150);
 
-/// All cases of one class; what was measured before something failed is kept.
+/// All cases of one class; those that were complete before something failed are kept.
 pub(crate) fn measure(
     class: Class,
     materials: &Materials,

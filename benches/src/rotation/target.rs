@@ -84,9 +84,9 @@ impl Target {
         done.map(|_| ()).map_err(|error| explain(error, &mut self.daemon))
     }
 
-    /// A rotation begins; no backup is made of the header.
+    /// A rotation begins.
     pub(super) fn begin(&mut self, how: &[&str]) -> Result<()> {
-        self.order("start", &[&["--yes", "--header-backup", "none"], how].concat())
+        self.order("start", &[&["--yes"], how].concat())
     }
 
     pub(super) fn told(&self) -> Result<Told> {

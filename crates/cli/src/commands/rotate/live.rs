@@ -16,6 +16,9 @@ use crate::failure::Failure;
 use crate::http::{self, AskError};
 use crate::progress;
 
+/// In place of a file: the daemon makes no backup.
+const NO_BACKUP: &str = "none";
+
 pub(super) fn start(args: &RotateStart, console: &mut Console<'_>) -> Result<(), Failure> {
     let how = &args.how;
     let status: Status = http::get(&args.served.control, STATUS_PATH)?;
@@ -99,6 +102,8 @@ fn start_order(how: &RotateHow) -> Result<RotationOrder, Failure> {
         None => None,
     };
     let header_backup = match &how.header_backup {
+        // No file of that name, but none at all.
+        Some(path) if path.as_os_str() == NO_BACKUP => Some(NO_BACKUP.to_owned()),
         Some(path) => Some(text(&absolute(path)?)?),
         None => None,
     };
@@ -222,6 +227,11 @@ mod tests {
         assert_eq!(new_key, Some(format!("file:{}", here.join("new.key").display())));
         assert_eq!(header_backup, Some(here.join("backup").display().to_string()));
         assert_eq!(rate_bytes, Some(5));
+        let without = RotateHow { header_backup: Some("none".into()), ..how() };
+        let RotationOrder::Start { header_backup, .. } = start_order(&without).unwrap() else {
+            panic!("another order");
+        };
+        assert_eq!(header_backup.as_deref(), Some("none"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ demo: setup ## Show it: an encrypted disk under a guest, crashes, a new key, wha
 test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
 	@scripts/test.sh
 
-bench: setup ## Measure: us, the peers, no server at all, rotations (some 11 minutes; BENCH_ARGS=--help)
+bench: setup ## Measure: us, the peers, no server at all, rotations (some 12 minutes; BENCH_ARGS=--help)
 	@scripts/bench.sh $(BENCH_ARGS)
 
 lint: setup ## Format, clippy, licences, shell scripts, the crates' arrows

@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) guest: bool,
 
-    /// Only rotations of a volume's key (on --class); otherwise they come last, some 40 s per class
+    /// Only rotations of a volume's key (on --class); otherwise they come last, some 2 minutes per class
     #[arg(long, conflicts_with_all = ["guest", "full", "only_layers", "no_rotation"])]
     pub(crate) rotation: bool,
 

@@ -27,7 +27,7 @@ use crate::work::{DISK_BYTES, Work};
 pub(crate) use self::figures::print;
 
 /// What a class takes, about.
-pub(crate) const COST: Duration = Duration::from_secs(75);
+pub(crate) const COST: Duration = Duration::from_secs(130);
 
 /// On storage with blocks of 512 bytes the first is protected by checksums, the second by a journal.
 const SECTORS: [u32; 2] = [512, 4096];

@@ -146,6 +146,30 @@ impl Client {
         Ok(())
     }
 
+    /// Queues a flush.
+    pub fn start_flush(&mut self, queue: usize, tag: usize) -> Result<()> {
+        self.queue(queue)?.flush(tag, ReqFlags::empty());
+        Ok(())
+    }
+
+    /// Queues a discard of `len` bytes at the disk's `offset`.
+    pub fn start_discard(&mut self, queue: usize, offset: u64, len: u64, tag: usize) -> Result<()> {
+        self.queue(queue)?.discard(offset, len, tag, ReqFlags::empty());
+        Ok(())
+    }
+
+    /// Queues that `len` bytes at the disk's `offset` read as zeroes.
+    pub fn start_write_zeroes(
+        &mut self,
+        queue: usize,
+        offset: u64,
+        len: u64,
+        tag: usize,
+    ) -> Result<()> {
+        self.queue(queue)?.write_zeroes(offset, len, tag, ReqFlags::empty());
+        Ok(())
+    }
+
     /// Sends what is queued and gives at least `min` finished requests.
     pub fn complete(&mut self, queue: usize, min: usize) -> Result<Vec<Completed>> {
         let mut completed = Vec::new();

@@ -1,7 +1,7 @@
 //! Harness of the whole-system tests: the daemon as a process, and everyone who talks to it.
 //!
 //! [`Daemon`] starts, kills and stops `sealblkd`; [`Guest`] is a QEMU virtual machine that runs a
-//! shell script; [`Client`] is the third-party vhost-user client of the `blkio` crate;
+//! shell script; [`Rotating`] is a daemon whose volume is rotated; [`Client`] is the third-party vhost-user client of the `blkio` crate;
 //! [`RawFrontend`] is a front-end of our own that may misbehave; [`oracle`] reads what we wrote
 //! with cryptsetup and qemu-img. The scenarios are in `tests/`, one file per promise.
 //!
@@ -12,12 +12,14 @@ mod client;
 mod daemon;
 mod frontend;
 mod guest;
+mod load;
 mod log;
 pub mod oracle;
 pub mod overhead;
 mod pattern;
 mod programs;
 mod ring;
+mod rotation;
 mod volume;
 mod wait;
 
@@ -25,9 +27,11 @@ pub use client::{Client, ClientOptions, Completed};
 pub use daemon::{Daemon, Exit};
 pub use frontend::{RawFrontend, Reply};
 pub use guest::{Guest, GuestBuilder, GuestImage};
+pub use load::Load;
 pub use log::Log;
 pub use pattern::{Pattern, chi_square, shares_blocks};
 pub use programs::{kat, run, sealblk, sealblk_command, sealblkd_program, unpack_kat};
 pub use ring::{Completion, Desc, Ring, blk, flags};
+pub use rotation::Rotating;
 pub use volume::{Scratch, TestVolume};
 pub use wait::{progress, until};

@@ -14,6 +14,7 @@ mod frontend;
 mod guest;
 mod load;
 mod log;
+pub mod memory;
 pub mod oracle;
 pub mod overhead;
 mod pattern;

@@ -174,12 +174,13 @@ impl Load {
         Ok(())
     }
 
-    /// Keeps all queues full until `over` says so; it is asked after every few requests.
+    /// Keeps all queues full until `over` says so; it is asked after every 64 requests or so.
     pub fn run(
         &mut self,
         client: &mut Client,
         mut over: impl FnMut(u64) -> Result<bool>,
     ) -> Result<()> {
+        let mut asked = self.done;
         loop {
             for tag in 0..self.under_way.len() {
                 if self.under_way[tag].is_none() {
@@ -187,8 +188,11 @@ impl Load {
                 }
             }
             self.collect(client)?;
-            if over(self.done)? {
-                return Ok(());
+            if self.done - asked >= 64 {
+                asked = self.done;
+                if over(self.done)? {
+                    return Ok(());
+                }
             }
         }
     }

@@ -98,14 +98,22 @@ fn json_of(copy: &[u8]) -> Result<Value> {
     Ok(serde_json::from_slice(&text[..end])?)
 }
 
-/// Sets segment 0's offset to 0 in both copies and makes their checksums right again.
+/// Sets segment 0's offset to 0 in both copies.
 fn move_segment_to_start(front: &mut [u8]) -> Result<()> {
-    let size = front.get(HDR_SIZE_AT..).and_then(<[u8]>::first_chunk).context("short header")?;
-    let size = usize::try_from(u64::from_be_bytes(*size))?;
-    ensure!(front.len() >= 2 * size, "the header is larger than what precedes the data");
-    for copy in front[..2 * size].chunks_exact_mut(size) {
-        let mut json = json_of(copy)?;
+    change_json(front, &|json| {
         *json.pointer_mut("/segments/0/offset").context("no segment 0")? = "0".into();
+        Ok(())
+    })
+}
+
+/// Changes the JSON of both header copies of an image, and makes their checksums right again.
+pub fn change_json(image: &mut [u8], change: &dyn Fn(&mut Value) -> Result<()>) -> Result<()> {
+    let size = image.get(HDR_SIZE_AT..).and_then(<[u8]>::first_chunk).context("short header")?;
+    let size = usize::try_from(u64::from_be_bytes(*size))?;
+    ensure!(image.len() >= 2 * size, "the header is larger than the image");
+    for copy in image[..2 * size].chunks_exact_mut(size) {
+        let mut json = json_of(copy)?;
+        change(&mut json)?;
         let text = serde_json::to_vec(&json)?;
         copy[BINARY..].fill(0);
         copy[BINARY..BINARY + text.len()].copy_from_slice(&text);

@@ -84,7 +84,7 @@ pub struct Rotation {
     pub started_at: Option<u64>,
     /// When it ended.
     pub ended_at: Option<u64>,
-    /// Longest time that a request of the guest was parked, in microseconds.
+    /// Longest time that writes to a range were held, in microseconds: no request is parked longer.
     pub parked_us_max: u64,
     /// The file with the header as it was before.
     pub header_backup: Option<String>,

@@ -91,8 +91,8 @@ impl Luks2 {
     ) -> Result<(), LuksError> {
         let refuse = |reason: &str| {
             let reason = format!(
-                "its re-encryption is not to be trusted: {reason}. If the header was not tampered \
-                 with, restore it from a backup"
+                "its re-encryption is not to be trusted: {reason}. Put back no header from before \
+                 it, which would destroy the volume: see docs/operations.md, Header backup"
             );
             Err(LuksError::Refused(vec![reason]))
         };

@@ -11,7 +11,6 @@ use sealblk_cipher::{
 use sealblk_secret::SecretBytes;
 use sealblk_volume::{AlignedBuf, Volume};
 
-use super::DATA_BYTES;
 use crate::{Ended, Gate, Load};
 
 /// What a test does at a call of the gate, by its number.
@@ -49,6 +48,7 @@ impl Guest {
         volume: Arc<dyn Volume>,
         segments: Vec<SegmentSpec>,
         unit: u32,
+        data_bytes: u64,
         seed: u64,
     ) -> Self {
         let mut guest = Self {
@@ -56,7 +56,7 @@ impl Guest {
             segments,
             ciphers: Vec::new(),
             unit: unit as usize,
-            plain: vec![0; DATA_BYTES as usize],
+            plain: vec![0; data_bytes as usize],
             dice: seed,
             watched: None,
             held: None,

@@ -150,7 +150,11 @@ struct World {
 
 impl World {
     fn new(shape: Shape, seed: u64) -> Self {
-        let bytes = (16 << 20) + DATA_BYTES;
+        Self::sized(shape, seed, DATA_BYTES)
+    }
+
+    fn sized(shape: Shape, seed: u64, data_bytes: u64) -> Self {
+        let bytes = (16 << 20) + data_bytes;
         let inner: Arc<dyn Volume> = Arc::new(MemoryVolume::new(bytes, shape.block_bytes).unwrap());
         let params = FormatParams {
             volume_bytes: bytes,
@@ -170,7 +174,7 @@ impl World {
             header.unlock(&mut Reader(&*inner), &secret(OLD), &KdfLimits::default()).unwrap();
         let segments = header.segments(&unlocked, bytes).unwrap();
         let unit = shape.sector_bytes.max(shape.block_bytes);
-        let guest = Guest::new(inner.clone(), segments, unit, seed);
+        let guest = Guest::new(inner.clone(), segments, unit, data_bytes, seed);
         Self { shape, inner, volume, faults, guest }
     }
 

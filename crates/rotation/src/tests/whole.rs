@@ -114,3 +114,16 @@ fn a_rotation_under_way_is_not_begun_anew() {
     assert!(error.to_string().contains("under way already"), "{error}");
     world.reopen_and_finish();
 }
+
+#[test]
+fn a_journal_of_several_mib_goes_out_in_pieces() {
+    const ZONE: u64 = 2 << 20;
+    let mut world = World::sized(Shape::ALL[2], 9, 8 << 20);
+    let (controls, watch) = (controls(), Watch::default());
+    controls.change(|wishes| wishes.zone_bytes = ZONE);
+    let begun = world.begin();
+    assert_eq!(begun.rotation.resilience(), "journal");
+    assert_eq!(world.run(begun, &controls, &watch).unwrap(), Outcome::Completed);
+    assert_eq!(watch.progress().zone_bytes, ZONE, "after two of 1 MiB three of two");
+    world.check_end();
+}

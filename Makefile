@@ -39,6 +39,7 @@ crash: setup ## Crash states of rotations, many more than `make test` tries (CRA
 	SEALBLK_CRASH_ROUNDS=$(CRASH_ROUNDS) SEALBLK_CRASH_LOTS=6 \
 	  $(CARGO) test --locked -p sealblk-luks --lib -- \
 	  tests::rotation::crash tests::rotation::luks1 --nocapture
+	SEALBLK_CRASH_ROUNDS=$(CRASH_ROUNDS) $(CARGO) test --locked -p sealblk-rotation --lib tests::power -- --nocapture
 
 clean: ## Remove what the build made (not the guest's kernel and image)
 	$(CARGO) clean

@@ -13,6 +13,9 @@ use sealblk_volume::{AlignedBuf, Volume};
 
 use crate::{Ended, Gate, Load};
 
+/// Who is told of each write: its block and the byte that fills it.
+type Told = Box<dyn FnMut(usize, u8) + Send>;
+
 /// What a test does at a call of the gate, by its number.
 type Hook = Box<dyn FnMut(u64) + Send>;
 
@@ -29,6 +32,7 @@ pub(super) struct Guest {
     served: Option<Arc<AlignedBuf>>,
     parked: Vec<(usize, u8)>,
     calls: u64,
+    told: Option<Told>,
     pub(super) hook: Option<Hook>,
     /// At this call a flush of its own fails.
     pub(super) fails_flush_at: Option<u64>,
@@ -63,6 +67,7 @@ impl Guest {
             served: None,
             parked: Vec::new(),
             calls: 0,
+            told: None,
             hook: None,
             fails_flush_at: None,
             parked_ever: 0,
@@ -159,7 +164,46 @@ impl Guest {
         self.plain[range.clone()].fill(byte);
         let mut bytes = self.plain[range].to_vec();
         self.crypt(block, &mut bytes, true);
+        if let Some(told) = &mut self.told {
+            told(block, byte);
+        }
         self.volume.write_at(self.offset(block), &bytes).unwrap();
+    }
+
+    /// From now on it writes through another volume over the same bytes, and says what.
+    pub(super) fn writes_through(
+        &mut self,
+        volume: Arc<dyn Volume>,
+        told: impl FnMut(usize, u8) + Send + 'static,
+    ) {
+        self.volume = volume;
+        self.told = Some(Box::new(told));
+    }
+
+    /// What fills each of its blocks.
+    pub(super) fn bytes_by_block(&self) -> Vec<u8> {
+        self.plain.chunks(self.unit).map(|block| block[0]).collect()
+    }
+
+    /// One that only reads.
+    pub(super) fn reader(
+        volume: Arc<dyn Volume>,
+        segments: Vec<SegmentSpec>,
+        shape: super::Shape,
+    ) -> Self {
+        let unit = shape.sector_bytes.max(shape.block_bytes);
+        let mut guest = Self::new(volume, segments, unit, 0, 1);
+        guest.idle = true;
+        guest
+    }
+
+    /// The byte that fills a block, if one does.
+    pub(super) fn uniform_byte(&mut self, block: usize) -> Option<u8> {
+        let mut bytes = vec![0; self.unit];
+        self.volume.read_at(self.offset(block), &mut bytes).unwrap();
+        self.crypt(block, &mut bytes, false);
+        let first = bytes[0];
+        bytes.iter().all(|byte| *byte == first).then_some(first)
     }
 
     fn check(&mut self, block: usize) {

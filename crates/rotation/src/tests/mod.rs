@@ -4,6 +4,7 @@
 mod faults;
 mod guest;
 mod lost;
+mod power;
 mod whole;
 
 use std::sync::Arc;

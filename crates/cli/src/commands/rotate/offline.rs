@@ -18,6 +18,7 @@ use sealblk_rotation::{
     Reader, RotationError, TakenUp, Watch, ZONE_BYTES, ZONE_BYTES_MAX, begin, params, take_up,
     unlock,
 };
+use sealblk_secret::{protect_stack, wipe_stack};
 use sealblk_volume::{OpenOptions, Volume};
 
 use super::watch::Display;
@@ -242,7 +243,14 @@ impl Offline<'_> {
                 watch: &progress,
                 ages: None,
             };
-            let driver = scope.spawn(|| sealblk_rotation::run(job));
+            let driver = scope.spawn(|| {
+                // Its stack holds round keys. Where it can't be locked (the limit on locked memory)
+                // it is kept out of dumps, and wiped, all the same.
+                let _ = protect_stack();
+                let outcome = sealblk_rotation::run(job);
+                wipe_stack();
+                outcome
+            });
             let mut shown = Ok(());
             while !driver.is_finished() {
                 if interrupted.load(Ordering::Relaxed) || shown.is_err() {

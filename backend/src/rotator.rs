@@ -34,6 +34,9 @@ use crate::control::Refused;
 /// Shorter zones than this cost more in header changes than they move, in bytes.
 const ZONE_BYTES_MIN: u64 = 64 << 10;
 
+/// Why another can't be started.
+const UNDER_WAY: &str = "a rotation is under way already";
+
 /// What a rotator is made of.
 pub(crate) struct Parts {
     pub(crate) name: String,
@@ -203,7 +206,14 @@ impl Rotator {
                 {
                     return conflict("a hotzone has 64 KiB to 256 MiB");
                 }
-                self.0.lock().by_schedule = false;
+                {
+                    let mut state = self.0.lock();
+                    if state.running {
+                        // It keeps its limits, and whose it is.
+                        return conflict(UNDER_WAY);
+                    }
+                    state.by_schedule = false;
+                }
                 self.0.controls.change(|wishes| {
                     wishes.rate_bytes = rate_bytes.or(wishes.rate_bytes);
                     wishes.zone_bytes = hotzone_bytes.unwrap_or(wishes.zone_bytes);
@@ -253,7 +263,7 @@ impl Rotator {
             return Err("the daemon ends".to_owned());
         }
         if state.running {
-            return Err("a rotation is under way already".to_owned());
+            return Err(UNDER_WAY.to_owned());
         }
         if self.0.parts.volume.geometry().read_only {
             return Err("it is served read-only".to_owned());

@@ -166,8 +166,10 @@ fn orders_that_make_no_sense_are_refused_with_the_reason() -> Result<()> {
     disk.order("start", &["--rate", "1M", "--hotzone", "64K"])?;
     // At once: whoever asks right after the order is told of it.
     ensure!(disk.state()? != "none");
-    let said = disk.refused("start", "vu", &[])?;
+    let said = disk.refused("start", "vu", &["--rate", "7M"])?;
     ensure!(said.contains("under way already"), "{said}");
+    let told = disk.status()?;
+    ensure!(told["limit_bytes"] == 1 << 20, "a refused order changed a limit: {told}");
     disk.order("throttle", &["--rate", "none"])?;
     disk.wait_for_end()?;
     disk.daemon.stop()?;

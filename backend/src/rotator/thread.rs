@@ -61,8 +61,6 @@ fn rotate(inner: &Inner, task: Task) {
             Err(error) => {
                 let why = in_one_line(error.as_ref());
                 tracing::error!(why, "the rotation can't begin");
-                shred_backup(inner);
-                Memory::forget(&inner.parts.state_dir, &inner.parts.uuid);
                 inner.lock().running = false;
                 // Whoever asked may have gone.
                 let _ = start.answer.send(Err(why));
@@ -140,8 +138,14 @@ fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Resu
     let begun = {
         let _lock = HeaderLock::take(parts.volume.uri(), &mut || {});
         let params = params(&*parts.volume, zone_bytes);
-        begin(&*parts.volume, &beginning, params)?
+        begin(&*parts.volume, &beginning, params)
     };
+    if begun.is_err() {
+        // Only what was made here: the backup of a rotation that stands is somebody's last hope.
+        shred_backup(inner);
+        Memory::forget(&parts.state_dir, &parts.uuid);
+    }
+    let begun = begun?;
     if let Some(backup) = &backup {
         // Up to here it could be put back; from here on, no more.
         let disarmed =

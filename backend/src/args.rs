@@ -12,9 +12,10 @@ use crate::config::{
 #[derive(Debug, Parser)]
 #[command(
     name = "sealblkd",
-    version,
+    disable_version_flag = true,
     override_usage = "sealblkd --config FILE [--check]\n       \
-        sealblkd --volume URI --key SOURCE --socket PATH [OPTIONS]",
+        sealblkd --volume URI --key SOURCE --socket PATH [OPTIONS]\n       \
+        sealblkd --version [--verbose]",
     after_help = EXAMPLE
 )]
 pub(crate) struct Args {
@@ -26,8 +27,9 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) check: bool,
 
-    /// Volume to serve: `/dev/...` or `file:/...`
-    #[arg(long, value_name = "URI", requires = "socket", required_unless_present = "config")]
+    /// Volume to serve: `/dev/...`, `file:/...`, `rbd:POOL/IMAGE` or `iscsi://HOST/TARGET/LUN`
+    #[arg(long, value_name = "URI", requires = "socket",
+        required_unless_present_any = ["config", "version"])]
     volume: Option<String>,
 
     #[command(flatten)]
@@ -49,6 +51,14 @@ pub(crate) struct Args {
     /// How log lines look
     #[arg(long, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+
+    /// Print the version and exit
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+
+    /// With --version: also what this program was built with, and the libraries that it finds
+    #[arg(long, requires = "version")]
+    pub(crate) verbose: bool,
 }
 
 /// Flags of a single volume.
@@ -142,6 +152,10 @@ impl Args {
             ..DaemonConfig::default()
         };
         let Some(path) = self.config else {
+            if let Some(uri) = &self.volume {
+                sealblk_volume::Uri::parse_argument(uri)
+                    .map_err(|error| ConfigError(format!("--volume: {error}")))?;
+            }
             let single = self.single;
             let uri = self.volume.unwrap_or_default();
             let socket = single.socket.unwrap_or_default();

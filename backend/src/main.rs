@@ -18,6 +18,7 @@ mod notify;
 mod rotator;
 mod socket;
 mod status;
+mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +39,11 @@ fn main() -> ExitCode {
     }
     socket::private_umask();
     let args = Args::parse();
+    if args.version {
+        // Where standard output is gone, nobody wants to know.
+        let _ = write!(std::io::stdout(), "{}", version::text(args.verbose));
+        return ExitCode::SUCCESS;
+    }
     let check = args.check;
     let config = match args.into_config().and_then(|config| {
         log::init(&config.daemon)?;

@@ -23,7 +23,9 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "\
-Volumes are named by a URI: `/dev/...` for a block device, `file:/...` for a file.
+Volumes are named by a URI: `/dev/...` for a block device, `file:/...` for a file,
+`rbd:POOL/IMAGE[?conf=PATH&user=ID&keyring=PATH]` for an image on Ceph,
+`iscsi://[USER@]HOST[:PORT]/TARGET/LUN[?secret=file:PATH]` for a logical unit of an iSCSI target.
 Keys are named by a source: `file:PATH`, whose whole content is the passphrase, byte for byte, as
 `cryptsetup --key-file` takes it.
 
@@ -64,7 +66,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Format {
-    /// The volume: `/dev/...` or `file:/...` (a missing file is made if --size is given)
+    /// The volume: `/dev/...`, `file:/...` (a missing file is made if --size is given), `rbd:...` or
+    /// `iscsi://...`
     #[arg(long, value_name = "URI")]
     pub(crate) volume: String,
 

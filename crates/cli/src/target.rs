@@ -14,6 +14,12 @@ use sealblk_volume::{OpenOptions, Uri, Volume};
 use crate::console::Console;
 use crate::failure::Failure;
 
+/// Opens the volume that a command line names.
+pub(crate) fn open(uri: &str, options: &OpenOptions) -> Result<Arc<dyn Volume>, VolumeError> {
+    Uri::parse_argument(uri)?;
+    sealblk_volume::open(uri, options)
+}
+
 /// A volume that nobody else uses, with cryptsetup's lock on its header.
 pub(crate) struct Target {
     volume: Arc<dyn Volume>,
@@ -23,7 +29,7 @@ pub(crate) struct Target {
 impl Target {
     /// Opens a volume to change its header.
     pub(crate) fn open(uri: &str, console: &mut Console<'_>) -> Result<Self, Failure> {
-        let volume = sealblk_volume::open(uri, &OpenOptions::default())?;
+        let volume = open(uri, &OpenOptions::default())?;
         let mut note = Ok(());
         let lock = HeaderLock::take(uri, &mut || {
             note =
@@ -70,20 +76,33 @@ impl Target {
 
 /// A volume that is only looked at, also while a daemon serves it: takes no lock. A header that
 /// changes at the same moment fails its checksum; whoever looks again sees the new one.
-pub(crate) struct Glance {
-    file: File,
-    size_bytes: u64,
+pub(crate) enum Glance {
+    /// A file or a block device, through the page cache.
+    Local {
+        /// Open for reading.
+        file: File,
+        /// Size of the whole volume.
+        size_bytes: u64,
+    },
+    /// A volume on a network, which needs its driver.
+    Remote(Arc<dyn Volume>),
 }
 
 impl Glance {
     /// Opens it for reading.
     pub(crate) fn open(uri: &str) -> anyhow::Result<Self> {
-        let (Uri::Device(path) | Uri::File(path)) = Uri::parse(uri)?;
+        let path = match Uri::parse_argument(uri)? {
+            Uri::Device(path) | Uri::File(path) => path,
+            Uri::Rbd(_) | Uri::Iscsi(_) => {
+                let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+                return Ok(Self::Remote(open(uri, &options)?));
+            }
+        };
         let open = || {
             let mut file = File::open(path)?;
             // The end's offset is a block device's size too; its metadata has none.
             let size_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-            Ok::<_, io::Error>(Self { file, size_bytes })
+            Ok::<_, io::Error>(Self::Local { file, size_bytes })
         };
         open().with_context(|| format!("{uri}: cannot open it"))
     }
@@ -91,10 +110,16 @@ impl Glance {
 
 impl ReadAt for Glance {
     fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset_bytes)
+        match self {
+            Self::Local { file, .. } => file.read_exact_at(buf, offset_bytes),
+            Self::Remote(volume) => Reader(&**volume).read_at(offset_bytes, buf),
+        }
     }
 
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        match self {
+            Self::Local { size_bytes, .. } => *size_bytes,
+            Self::Remote(volume) => volume.geometry().size_bytes,
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sealblk_ring::{Full, Ring, types::Timespec};
+use sealblk_ring::{Full, Ring, Token, types::Timespec};
 
 use crate::OnError;
 
@@ -42,7 +42,7 @@ impl Hold {
         if !self.timer_armed {
             *self.time = Timespec::from(self.wait);
             // SAFETY: the time is boxed, and written again only after the timer has run out.
-            unsafe { ring.timer(&raw const *self.time, 0) }?;
+            unsafe { ring.timer(&raw const *self.time, Token::Timer(0)) }?;
             self.timer_armed = true;
             self.wait = (self.wait * 2).min(WAIT_MAX);
         }

@@ -198,6 +198,7 @@ impl Worker {
             busy |= self.take_requests();
             let sliced = self.move_slice();
             self.notify_guest();
+            self.lane.push_out(&mut self.ring);
             if busy || sliced {
                 self.spin.found();
             }
@@ -491,6 +492,7 @@ impl Worker {
     /// Waits until nothing that was sent before is at the volume.
     fn settle(&mut self) {
         while self.chunks.at_volume() > 0 {
+            self.lane.push_out(&mut self.ring);
             let result = self.ring.submit_and_wait();
             self.check_enter(result);
             self.turn_bytes = 0;
@@ -516,6 +518,7 @@ impl Worker {
             if !waiting && !sliced && !self.has_work_in_hand() {
                 break;
             }
+            self.lane.push_out(&mut self.ring);
             let result = if waiting { self.ring.submit_and_wait() } else { self.ring.submit() };
             self.check_enter(result);
         }

@@ -177,26 +177,42 @@ impl Ring {
 
     /// Like [`Self::watch`], but leaves the counter to the caller.
     pub fn watch_by_poll(&mut self, slot: FileSlot, watch: usize) -> Result<(), Full> {
-        let entry = on_file!(slot, |file| opcode::PollAdd::new(file, libc::POLLIN as u32).build());
-        // SAFETY: a poll points to nothing.
-        unsafe { self.push(entry, Token::Event(watch as u64)) }
+        self.poll(slot, libc::POLLIN as u32, Token::Event(watch as u64))
     }
 
     /// Ends a watch; the watched event completes with `-ECANCELED` (or, just then, as usual).
     pub fn unwatch(&mut self, watch: usize) -> Result<(), Full> {
-        let entry = opcode::AsyncCancel::new(Token::Event(watch as u64).pack()).build();
+        self.cancel(Token::Event(watch as u64))
+    }
+
+    /// Completes with `token` once the file is ready for one of `events` (`POLLIN`, `POLLOUT`; an
+    /// error or a hang-up counts always); the result tells which.
+    pub fn poll(&mut self, slot: FileSlot, events: u32, token: Token) -> Result<(), Full> {
+        let entry = on_file!(slot, |file| opcode::PollAdd::new(file, events).build());
+        // SAFETY: a poll points to nothing.
+        unsafe { self.push(entry, token) }
+    }
+
+    /// Ends whatever was submitted under `token`: it completes with `-ECANCELED` (or, just then, as
+    /// usual).
+    pub fn cancel(&mut self, token: Token) -> Result<(), Full> {
+        let entry = opcode::AsyncCancel::new(token.pack()).build();
         // SAFETY: a cancellation points to nothing.
         unsafe { self.push(entry, Token::Ignored) }
     }
 
-    /// Completes with the token and `-ETIME` when `timeout` has passed.
+    /// Completes with `token` and `-ETIME` when `timeout` has passed.
     ///
     /// # Safety
     /// `timeout` stays valid until the ring has been submitted.
-    pub unsafe fn timer(&mut self, timeout: *const types::Timespec, id: u64) -> Result<(), Full> {
+    pub unsafe fn timer(
+        &mut self,
+        timeout: *const types::Timespec,
+        token: Token,
+    ) -> Result<(), Full> {
         let entry = opcode::Timeout::new(timeout).build();
         // SAFETY: the kernel copies the time when the entry is submitted; the caller's promise.
-        unsafe { self.push(entry, Token::Timer(id)) }
+        unsafe { self.push(entry, token) }
     }
 
     /// Submits what is queued and runs deferred completions, those of what it has just submitted

@@ -23,7 +23,8 @@ const LOCK_DIR: &str = "/run/cryptsetup";
 /// The lock; dropping it lets go.
 #[derive(Debug)]
 pub struct HeaderLock {
-    _file: File,
+    /// None where the volume's own claim keeps others away.
+    _file: Option<File>,
     /// Lock file to remove first, for block devices.
     path: Option<PathBuf>,
 }
@@ -46,6 +47,9 @@ impl HeaderLock {
         let taken = match Uri::parse(uri)? {
             Uri::File(path) => lock_image(&path, wait),
             Uri::Device(path) => lock_device(&path, Path::new(LOCK_DIR), wait),
+            // cryptsetup can't open these by itself, and whoever maps one as a block device has to
+            // take it from us first: the volume's own claim does what the lock is for.
+            Uri::Rbd(_) | Uri::Iscsi(_) => return Ok(Self { _file: None, path: None }),
         };
         taken.with_context(|| format!("{uri}: taking cryptsetup's lock on the header"))
     }
@@ -88,7 +92,7 @@ impl Drop for HeaderLock {
 fn lock_image(path: &Path, wait: &mut Wait<'_>) -> io::Result<HeaderLock> {
     let file = File::open(path)?;
     exclusive(&file, wait)?;
-    Ok(HeaderLock { _file: file, path: None })
+    Ok(HeaderLock { _file: Some(file), path: None })
 }
 
 fn lock_device(device: &Path, dir: &Path, wait: &mut Wait<'_>) -> io::Result<HeaderLock> {
@@ -116,7 +120,7 @@ fn lock_resource(dir: &Path, name: &str, wait: &mut Wait<'_>) -> io::Result<Head
         let locked = file.metadata()?;
         let named = fs::symlink_metadata(&path);
         if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
-            return Ok(HeaderLock { _file: file, path: Some(path) });
+            return Ok(HeaderLock { _file: Some(file), path: Some(path) });
         }
     }
 }
@@ -191,7 +195,7 @@ mod tests {
         // The first removed its file: the second must hold the one that has the name now.
         let second = second.join().unwrap();
         let named = fs::metadata(locks.join("L_7:0")).unwrap();
-        assert_eq!(named.ino(), second._file.metadata().unwrap().ino());
+        assert_eq!(named.ino(), second._file.as_ref().unwrap().metadata().unwrap().ino());
         drop(second);
         assert!(!locks.join("L_7:0").exists());
     }

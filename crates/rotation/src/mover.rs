@@ -145,6 +145,7 @@ impl Mover {
             failed: None,
         });
         self.fill(way);
+        self.lane.push_out(&mut self.ring);
         // What the kernel doesn't take now it takes in `wait`.
         let _ = self.ring.submit();
     }
@@ -154,6 +155,7 @@ impl Mover {
     pub(crate) fn wait(&mut self, way: Way) -> Option<(AlignedBuf, Result<(), Failed>)> {
         while !self.transfers[way as usize].as_ref()?.is_done() {
             self.fill(way);
+            self.lane.push_out(&mut self.ring);
             if let Err(error) = self.ring.submit_and_wait() {
                 // Nothing will ever come back, and the kernel may still write to our memory.
                 tracing::error!(%error, "io_uring failed");
@@ -198,6 +200,7 @@ impl Mover {
         // SAFETY: the transfer owns the buffer and is given out only when no piece is in flight.
         while unsafe { self.lane.submit(&mut self.ring, LaneIo { id, op }) }.is_err() {
             // The ring has room for all our ids; it only has to look.
+            self.lane.push_out(&mut self.ring);
             let _ = self.ring.submit();
         }
     }

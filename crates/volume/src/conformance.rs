@@ -61,7 +61,10 @@ impl Bench {
                     let Token::Lane(token) = completion.token else { panic!("{completion:?}") };
                     self.lane.complete(&mut self.ring, token, completion.result, &mut done);
                 }
-                None => self.ring.submit_and_wait().expect("io_uring"),
+                None => {
+                    self.lane.push_out(&mut self.ring);
+                    self.ring.submit_and_wait().expect("io_uring");
+                }
             }
         }
         done.sort_by_key(|done| done.id);

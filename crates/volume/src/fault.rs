@@ -90,6 +90,10 @@ impl Lane for FaultyLane {
         unsafe { self.inner.submit(ring, io) }
     }
 
+    fn push_out(&mut self, ring: &mut Ring) {
+        self.inner.push_out(ring);
+    }
+
     fn complete(&mut self, ring: &mut Ring, token: u64, result: i32, done: &mut Vec<LaneDone>) {
         if token & FAILED != 0 {
             let errno = ((token & !FAILED) >> 32) as i32;

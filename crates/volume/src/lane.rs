@@ -93,6 +93,10 @@ pub trait Lane {
     /// The memory that the I/O names stays mapped until it has come back.
     unsafe fn submit(&mut self, ring: &mut Ring, io: LaneIo) -> Result<(), Full>;
 
+    /// Gets on its way what was submitted. Whoever submits calls it before the ring is entered: a
+    /// driver that speaks over a socket sends a whole turn's I/O at once.
+    fn push_out(&mut self, _ring: &mut Ring) {}
+
     /// Takes a completion that the ring gave for `Token::Lane(token)`; finished I/Os go to `done`.
     fn complete(&mut self, ring: &mut Ring, token: u64, result: i32, done: &mut Vec<LaneDone>);
 
@@ -100,3 +104,8 @@ pub trait Lane {
     /// volume) until some time after it is closed. Nothing is in flight any more.
     fn close(&mut self, ring: &mut Ring);
 }
+
+/// The errno of an I/O on a volume that another client has taken (for one, after an evacuation):
+/// nothing will ever be written again through this handle, so it makes no sense to try again. It is
+/// what RADOS gives a blocklisted client (`EBLOCKLISTED`, ceph's include/rados.h).
+pub const FENCED: i32 = libc::ESHUTDOWN;

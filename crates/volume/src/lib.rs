@@ -13,9 +13,15 @@
 //! Deliberately absent: keys. A volume never sees plaintext of an encrypted disk.
 
 mod aligned;
+mod driver;
+mod event;
 mod file;
+#[cfg(feature = "iscsi")]
+mod iscsi;
 mod lane;
 mod lock;
+#[cfg(feature = "rbd")]
+mod rbd;
 mod uri;
 
 #[cfg(feature = "testing")]
@@ -25,22 +31,25 @@ mod fault;
 #[cfg(feature = "testing")]
 mod memory;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use aligned::AlignedBuf;
+pub use driver::{Driver, Library, drivers};
+pub use event::{Listener, VolumeEvent};
 #[cfg(feature = "testing")]
 pub use fault::{FaultyVolume, Verdict};
-pub use lane::{Buffer, Lane, LaneDone, LaneIo, LaneOp};
+pub use lane::{Buffer, FENCED, Lane, LaneDone, LaneIo, LaneOp};
 #[cfg(feature = "testing")]
 pub use memory::MemoryVolume;
 use sealblk_block::{Geometry, VolumeError};
 use sealblk_ring::Ring;
-pub use uri::Uri;
+pub use uri::{IscsiName, IscsiSecret, RbdName, Uri, shown};
 
 /// The control handle of an open volume.
 pub trait Volume: Send + Sync {
-    /// As the operator named it.
+    /// As the operator named it, without secrets.
     fn uri(&self) -> &str;
 
     /// Size and units, fixed while it is open.
@@ -59,6 +68,10 @@ pub trait Volume: Send + Sync {
     /// is durable: do not try again and believe it.
     fn flush(&self) -> Result<(), VolumeError>;
 
+    /// Has `listener` told what happens to the volume from now on; replaces the one before. Volumes
+    /// that can't tell say nothing.
+    fn listen(&self, _listener: Listener) {}
+
     /// A data handle for the calling thread, on its ring.
     fn open_lane(&self, ring: &mut Ring) -> Result<Box<dyn Lane>, VolumeError>;
 }
@@ -73,19 +86,41 @@ pub struct OpenOptions {
     /// How long to wait for somebody else to let go of it. A daemon that was killed holds its
     /// volume until the kernel has finished its last writes, so its successor waits.
     pub lock_wait: Duration,
+    /// How long an I/O may wait for storage that doesn't answer before it fails with `ETIMEDOUT`;
+    /// none: for ever. Only network volumes keep to it: a block device has a time limit of its own.
+    pub io_timeout: Option<Duration>,
+    /// Directory for notes about claims on volumes, by which the successor of a killed process
+    /// knows that it may break its predecessor's; none: it waits until the storage has noticed.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { read_only: false, create_bytes: None, lock_wait: Duration::ZERO }
+        Self {
+            read_only: false,
+            create_bytes: None,
+            lock_wait: Duration::ZERO,
+            io_timeout: None,
+            state_dir: None,
+        }
     }
 }
 
-/// Opens the volume that `uri` names: `/dev/NAME` or `file:/PATH`.
+/// Opens the volume that `uri` names: see [`Uri`].
 pub fn open(uri: &str, options: &OpenOptions) -> Result<Arc<dyn Volume>, VolumeError> {
-    match Uri::parse(uri)? {
+    let parsed = Uri::parse(uri)?;
+    let uri = &shown(uri);
+    match parsed {
         Uri::Device(path) | Uri::File(path) => {
             Ok(Arc::new(file::FileVolume::open(uri, &path, options)?))
         }
+        #[cfg(feature = "rbd")]
+        Uri::Rbd(name) => Ok(Arc::new(rbd::RbdVolume::open(uri, &name, options)?)),
+        #[cfg(not(feature = "rbd"))]
+        Uri::Rbd(_) => Err(driver::left_out(uri, "rbd")),
+        #[cfg(feature = "iscsi")]
+        Uri::Iscsi(name) => Ok(Arc::new(iscsi::IscsiVolume::open(uri, &name, options)?)),
+        #[cfg(not(feature = "iscsi"))]
+        Uri::Iscsi(_) => Err(driver::left_out(uri, "iscsi")),
     }
 }

@@ -69,13 +69,19 @@ pub(crate) fn run(args: &args::Format, console: &mut Console<'_>) -> Result<(), 
 
 /// Makes the file of a `file:` volume that isn't there yet, for which a size is needed.
 fn make_file(args: &args::Format) -> Result<Option<MadeFile>, Failure> {
-    let (path, size) = match (Uri::parse(&args.volume)?, args.size) {
+    let (path, size) = match (Uri::parse_argument(&args.volume)?, args.size) {
         (Uri::File(path), Some(size)) => (path, size),
         (Uri::File(path), None) if !path.exists() => {
             return Err(anyhow!("{} does not exist; --size makes it", path.display()).into());
         }
         (Uri::Device(_), Some(_)) => {
             return Err(anyhow!("a block device has the size it has; leave out --size").into());
+        }
+        (Uri::Rbd(_), Some(_)) => {
+            return Err(anyhow!("an RBD image is made by `rbd create`; leave out --size").into());
+        }
+        (Uri::Iscsi(_), Some(_)) => {
+            return Err(anyhow!("a logical unit has the size it has; leave out --size").into());
         }
         (_, None) => return Ok(None),
     };

@@ -28,6 +28,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::keyfile;
 use crate::size::human;
+use crate::target;
 
 /// From one look at the progress to the next.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -51,7 +52,7 @@ pub(super) fn run(
         None => None,
     };
     let options = OpenOptions { lock_wait: LOCK_WAIT, ..OpenOptions::default() };
-    let volume = sealblk_volume::open(uri, &options)?;
+    let volume = target::open(uri, &options)?;
     let this = Offline { uri, volume, key, current, new, how, zone_bytes };
     let header = this.load()?;
     let ready = match header.rotation_status()? {

@@ -4,12 +4,13 @@
 //! Contract: losing it is no harm to the volume: the rotation then goes on as an operator's, and a
 //! backup elsewhere than usual stays until somebody destroys it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sealblk_rotation::is_uuid;
+use sealblk_volume::make_state_dir;
 use serde::{Deserialize, Serialize};
 
 /// The file's content.
@@ -36,11 +37,6 @@ fn path(dir: &Path, uuid: &str) -> Option<PathBuf> {
     is_uuid(uuid).then(|| dir.join(format!("{}.rotation.json", uuid.to_ascii_lowercase())))
 }
 
-/// Makes the state directory, for its owner only, if it isn't there.
-pub(super) fn make_directory(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(dir) }
-}
-
 impl Memory {
     /// What was kept for this volume; the default when nothing of use was.
     pub(super) fn recall(dir: &Path, uuid: &str) -> Self {
@@ -60,7 +56,7 @@ impl Memory {
     /// Keeps it, in place of what was there before.
     pub(super) fn keep(&self, dir: &Path, uuid: &str) -> io::Result<()> {
         let Some(path) = path(dir, uuid) else { return Ok(()) };
-        make_directory(dir)?;
+        make_state_dir(dir)?;
         let new = path.with_extension("json.new");
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

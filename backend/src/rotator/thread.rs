@@ -175,7 +175,7 @@ fn make_backup(inner: &Inner, start: &Start) -> anyhow::Result<Option<HeaderBack
         Some(path) => path.clone(),
         None => HeaderBackup::default_path(&parts.state_dir, &parts.uuid),
     };
-    let made = super::memory::make_directory(&parts.state_dir)
+    let made = sealblk_volume::make_state_dir(&parts.state_dir)
         .map_err(anyhow::Error::from)
         .and_then(|()| Ok(HeaderBackup::create(&path, &mut Reader(&*parts.volume))?));
     let made = made.with_context(|| {

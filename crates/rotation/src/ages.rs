@@ -6,12 +6,13 @@
 //! is one ([`is_uuid`]): it comes from a header.
 //! Deliberately absent: locks. Who writes a volume's age holds the volume.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sealblk_luks::{Header, KeyAge};
+use sealblk_volume::make_state_dir;
 use serde::{Deserialize, Serialize};
 
 /// No file of ours is longer.
@@ -148,7 +149,7 @@ fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 fn replace(directory: &Path, path: &Path, stored: &Stored) -> io::Result<()> {
-    make(directory)?;
+    make_state_dir(directory)?;
     let temporary = path.with_extension("json.new");
     // A leftover of somebody who died here; whatever it is, it isn't written through.
     match fs::remove_file(&temporary) {
@@ -162,21 +163,6 @@ fn replace(directory: &Path, path: &Path, stored: &Stored) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
-}
-
-/// Makes the directory, but none above it, durably, unless it is there.
-fn make(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    DirBuilder::new().mode(0o700).create(directory)?;
-    // A daemon's umask may be one for files (0177).
-    fs::set_permissions(directory, Permissions::from_mode(0o700))?;
-    match directory.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 /// Where the age of a volume's keys is kept.

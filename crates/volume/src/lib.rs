@@ -22,6 +22,7 @@ mod lane;
 mod lock;
 #[cfg(feature = "rbd")]
 mod rbd;
+mod state_dir;
 mod uri;
 
 #[cfg(feature = "testing")]
@@ -45,6 +46,7 @@ pub use lane::{Buffer, FENCED, Lane, LaneDone, LaneIo, LaneOp};
 pub use memory::MemoryVolume;
 use sealblk_block::{Geometry, VolumeError};
 use sealblk_ring::Ring;
+pub use state_dir::make_state_dir;
 pub use uri::{IscsiName, IscsiSecret, RbdName, Uri, shown};
 
 /// The control handle of an open volume.

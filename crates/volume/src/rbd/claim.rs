@@ -10,10 +10,10 @@
 #![expect(unsafe_code, reason = "calls librbd")]
 
 use std::ffi::CStr;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use super::cluster::{check, text};
 use super::image::Image;
 use super::library::LOCK_MODE_EXCLUSIVE;
 use crate::lock::lock_file;
-use crate::{OpenOptions, RbdName};
+use crate::{OpenOptions, RbdName, make_state_dir};
 
 /// How often it is looked whether another client has let go. No event tells of that without the lock.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -195,10 +195,7 @@ impl Note {
         let place = format!("{}-{}", name.pool, namespace).replace('/', "_");
         let path = dir.join(format!("rbd-{fsid}-{place}-{id}.claim"));
         let open = || {
-            match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
+            make_state_dir(dir)?;
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             options.custom_flags(libc::O_NOFOLLOW).open(&path)

@@ -8,6 +8,7 @@
 //! Invariant: every process and file made here is gone when its value is dropped, and nothing
 //! waits without a deadline.
 
+mod ceph;
 mod client;
 mod daemon;
 mod frontend;
@@ -18,12 +19,14 @@ pub mod memory;
 pub mod oracle;
 pub mod overhead;
 mod pattern;
+mod process;
 mod programs;
 mod ring;
 mod rotation;
 mod volume;
 mod wait;
 
+pub use ceph::{Ceph, CephDaemon, CephUser, LockOwner, Outage, RbdImage};
 pub use client::{Client, ClientOptions, Completed};
 pub use daemon::{Daemon, Exit};
 pub use frontend::{RawFrontend, Reply};

@@ -1,8 +1,9 @@
 //! Images on a real cluster: the one that `scripts/ceph.sh` runs.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -12,17 +13,15 @@ use sealblk_volume::{OpenOptions, VolumeEvent, conformance, open};
 
 /// The cluster's configuration; starts it if it doesn't run.
 fn conf() -> PathBuf {
-    if let Some(conf) = std::env::var_os("SEALBLK_CEPH_CONF") {
-        return conf.into();
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/ceph.sh");
-    let output = Command::new(script).arg("up").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let conf = text.lines().find_map(|line| line.strip_prefix("CEPH_CONF="));
-    match conf {
-        Some(conf) if output.status.success() => conf.into(),
-        _ => panic!("{script} up: {text}\n{}", String::from_utf8_lossy(&output.stderr)),
-    }
+    static CONF: OnceLock<PathBuf> = OnceLock::new();
+    CONF.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/ceph.sh");
+        let output = Command::new(script).arg("up").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{script} up: {said}");
+        String::from_utf8(output.stdout).unwrap().trim_end().into()
+    })
+    .clone()
 }
 
 fn rbd(args: &[&str]) -> String {

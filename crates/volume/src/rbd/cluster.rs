@@ -186,7 +186,8 @@ pub(super) fn failure(uri: &str, what: &str, errno: i32) -> VolumeError {
             "{what}: this client was shut out of the cluster (blocklisted), as after another client \
              took the image from it"
         );
-        return VolumeError::new(ErrorKind::Busy, uri, what);
+        let error = VolumeError::io(uri, what, io::Error::from_raw_os_error(errno));
+        return VolumeError { kind: ErrorKind::Busy, ..error };
     }
     VolumeError::io(uri, what, io::Error::from_raw_os_error(errno))
 }

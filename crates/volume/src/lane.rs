@@ -104,8 +104,3 @@ pub trait Lane {
     /// volume) until some time after it is closed. Nothing is in flight any more.
     fn close(&mut self, ring: &mut Ring);
 }
-
-/// The errno of an I/O on a volume that another client has taken (for one, after an evacuation):
-/// nothing will ever be written again through this handle, so it makes no sense to try again. It is
-/// what RADOS gives a blocklisted client (`EBLOCKLISTED`, ceph's include/rados.h).
-pub const FENCED: i32 = libc::ESHUTDOWN;

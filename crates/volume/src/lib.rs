@@ -40,14 +40,20 @@ pub use aligned::AlignedBuf;
 pub use driver::{Driver, Library, drivers};
 pub use event::{Listener, VolumeEvent};
 #[cfg(feature = "testing")]
-pub use fault::{FaultyVolume, Verdict};
-pub use lane::{Buffer, FENCED, Lane, LaneDone, LaneIo, LaneOp};
+pub use fault::{FaultyVolume, Kept, Verdict};
+pub use lane::{Buffer, Lane, LaneDone, LaneIo, LaneOp};
 #[cfg(feature = "testing")]
 pub use memory::MemoryVolume;
 use sealblk_block::{Geometry, VolumeError};
 use sealblk_ring::Ring;
 pub use state_dir::make_state_dir;
 pub use uri::{IscsiName, IscsiSecret, RbdName, Uri, shown};
+
+/// The errno by which a lane, and the system error behind a [`VolumeError`], say that another client
+/// has taken the volume (its lock was broken and we were shut out, as after an evacuation): nothing
+/// that was in flight is known to be written, nothing will be, and no retry helps. Never held back,
+/// never repeated. librados gives it to a client that is blocklisted.
+pub const FENCED: i32 = libc::ESHUTDOWN;
 
 /// The control handle of an open volume.
 pub trait Volume: Send + Sync {

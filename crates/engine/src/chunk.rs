@@ -42,6 +42,8 @@ pub(crate) struct Chunk {
     pub(crate) moved_bytes: u64,
     /// Times the kernel asked to try again since it last moved a byte.
     pub(crate) retries: u8,
+    /// It failed and was kept to be tried again.
+    pub(crate) held: bool,
 }
 
 impl Chunk {
@@ -57,6 +59,7 @@ impl Chunk {
             len_bytes: 0,
             moved_bytes: 0,
             retries: 0,
+            held: false,
         }
     }
 }
@@ -67,6 +70,8 @@ pub(crate) struct Chunks {
     free: Vec<u32>,
     /// How many are with the lane.
     at_volume: usize,
+    /// How many ever came back from it.
+    returned: u64,
 }
 
 impl Chunks {
@@ -75,6 +80,7 @@ impl Chunks {
             chunks: vec![None; capacity].into_boxed_slice(),
             free: (0..capacity as u32).rev().collect(),
             at_volume: 0,
+            returned: 0,
         }
     }
 
@@ -113,6 +119,12 @@ impl Chunks {
 
     pub(crate) fn came_back(&mut self) {
         self.at_volume -= 1;
+        self.returned = self.returned.wrapping_add(1);
+    }
+
+    /// How many ever came back from the lane.
+    pub(crate) fn returned(&self) -> u64 {
+        self.returned
     }
 
     /// How many are with the lane.

@@ -28,6 +28,12 @@ pub struct EngineConfig {
     pub poll_max: Duration,
     /// Failed I/O.
     pub on_error: OnError,
+    /// With [`OnError::Hold`]: how long the volume may fail before what is held ends with an error,
+    /// and further failures are reported until it works again. None: for ever.
+    pub hold_limit: Option<Duration>,
+    /// How long nothing may come back from the volume before it counts as silent; less only in
+    /// tests.
+    pub silence: Duration,
     /// Which cipher code to use.
     pub implementation: Implementation,
     /// Best io_uring set-up to try; lower only in tests.
@@ -41,6 +47,8 @@ impl EngineConfig {
     pub const BOUNCE_BYTES: usize = 2 << 20;
     /// What [`Self::poll_max`] is by default: about what sleeping and waking costs.
     pub const POLL_MAX: Duration = Duration::from_micros(32);
+    /// What [`Self::silence`] is by default: longer than healthy storage takes for anything.
+    pub const SILENCE: Duration = Duration::from_secs(5);
 }
 
 impl Default for EngineConfig {
@@ -51,6 +59,8 @@ impl Default for EngineConfig {
             bounce_bytes: Self::BOUNCE_BYTES,
             poll_max: Self::POLL_MAX,
             on_error: OnError::default(),
+            hold_limit: None,
+            silence: Self::SILENCE,
             implementation: Implementation::Auto,
             ring_level: sealblk_ring::Level::Deferred,
             name: "disk".to_owned(),

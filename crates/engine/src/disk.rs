@@ -14,6 +14,7 @@ use sealblk_volume::Volume;
 
 use crate::control::{Command, Mailbox, mailbox};
 use crate::key_switch::Switchboard;
+use crate::loss::StoragePath;
 use crate::stats::QueueStats;
 use crate::worker::Worker;
 use crate::{EngineConfig, broken};
@@ -53,6 +54,7 @@ pub struct Disk {
     volume: Arc<dyn Volume>,
     writeback: bool,
     implementation: Implementation,
+    path: Arc<StoragePath>,
     threads: Vec<Thread>,
 }
 
@@ -72,13 +74,15 @@ impl Disk {
         profile: &DiskProfile,
         config: &EngineConfig,
     ) -> Result<Self, DiskError> {
+        let path = Arc::new(StoragePath::new(&config.name, config.queues));
         let threads = (0..config.queues)
-            .map(|index| Thread::spawn(index, volume, segments, profile, config))
+            .map(|index| Thread::spawn(index, volume, segments, profile, (config, &path)))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             volume: volume.clone(),
             writeback: true,
             implementation: config.implementation,
+            path,
             threads,
         })
     }
@@ -86,6 +90,11 @@ impl Disk {
     /// The counters of each queue; they outlive the disk.
     pub fn stats(&self) -> Vec<Arc<QueueStats>> {
         self.threads.iter().map(|thread| thread.stats.clone()).collect()
+    }
+
+    /// Whether the volume answers; it outlives the disk.
+    pub fn path(&self) -> Arc<StoragePath> {
+        self.path.clone()
     }
 
     /// What the queues' rings were built with; the same for all.
@@ -96,7 +105,7 @@ impl Disk {
     /// Where a rotation gets its hand on the queues.
     pub fn switchboard(&self) -> Switchboard {
         let queues = self.threads.iter().map(|one| (one.mailbox.clone(), one.stats.clone()));
-        Switchboard::new(queues.collect(), self.implementation)
+        Switchboard::new(queues.collect(), self.path.clone(), self.implementation)
     }
 
     fn thread(&self, index: u16) -> Option<&Thread> {
@@ -110,7 +119,7 @@ impl Thread {
         volume: &Arc<dyn Volume>,
         segments: &[SegmentSpec],
         profile: &DiskProfile,
-        config: &EngineConfig,
+        (config, path): (&EngineConfig, &Arc<StoragePath>),
     ) -> Result<Self, DiskError> {
         let fail = |what, source| DiskError::Queue {
             disk: config.name.clone(),
@@ -128,14 +137,14 @@ impl Thread {
             .name(format!("queue-{index}"))
             .stack_size(STACK_BYTES)
             .spawn({
-                let (volume, stats) = (volume.clone(), stats.clone());
+                let (volume, told) = (volume.clone(), (stats.clone(), path.clone()));
                 let (profile, config) = (profile.clone(), config.clone());
                 move || {
                     if let Err(error) = protect_stack() {
                         tracing::warn!(disk = config.name, queue = index, %error,
                             "parts of the key may be swapped out: raise LimitMEMLOCK");
                     }
-                    let worker = Worker::new(index, config, profile, &*volume, keys, inbox, stats);
+                    let worker = Worker::new(index, config, profile, &*volume, keys, inbox, told);
                     match worker {
                         Ok(worker) => {
                             let _ = ready.send(Ok(worker.ring_features()));

@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use sealblk_ring::{Full, Ring, Token, types::Timespec};
 
-use crate::OnError;
-
 /// First wait after a failure.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 
 /// Longest wait between two tries.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// The retry timer's id; the other timer is that of [`crate::path`].
+pub(crate) const TIMER: u64 = 0;
+
 /// Chunks that wait to be tried again.
 pub(crate) struct Hold {
-    on_error: OnError,
     chunks: Vec<u32>,
+    /// Chunks that were kept and have not succeeded or ended since, whether they wait here or are
+    /// being tried again.
+    waiting: usize,
     wait: Duration,
     timer_armed: bool,
     /// Boxed: the kernel reads it when the timer is submitted.
@@ -25,24 +28,26 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    pub(crate) fn new(on_error: OnError) -> Self {
+    pub(crate) fn new() -> Self {
         let time = Box::new(Timespec::new());
-        Self { on_error, chunks: Vec::new(), wait: WAIT_MIN, timer_armed: false, time }
+        Self { chunks: Vec::new(), waiting: 0, wait: WAIT_MIN, timer_armed: false, time }
     }
 
-    /// Whether an I/O that failed with `errno` is to be kept. Errors that a path coming back can't
-    /// mend are reported in any case.
-    pub(crate) fn keeps(&self, errno: i32) -> bool {
-        self.on_error == OnError::Hold
-            && !matches!(errno, libc::EINVAL | libc::EOPNOTSUPP | libc::EFAULT | libc::EACCES)
-    }
-
-    /// Keeps a chunk until the timer has run out.
-    pub(crate) fn keep(&mut self, ring: &mut Ring, chunk: u32) -> Result<(), Full> {
+    /// Keeps a chunk until the timer has run out, which it does after `longest` at the latest.
+    pub(crate) fn keep(
+        &mut self,
+        ring: &mut Ring,
+        chunk: u32,
+        longest: Duration,
+    ) -> Result<(), Full> {
+        if self.waiting == 0 {
+            // The storage answered since.
+            self.wait = WAIT_MIN;
+        }
         if !self.timer_armed {
-            *self.time = Timespec::from(self.wait);
+            *self.time = Timespec::from(self.wait.min(longest));
             // SAFETY: the time is boxed, and written again only after the timer has run out.
-            unsafe { ring.timer(&raw const *self.time, Token::Timer(0)) }?;
+            unsafe { ring.timer(&raw const *self.time, Token::Timer(TIMER)) }?;
             self.timer_armed = true;
             self.wait = (self.wait * 2).min(WAIT_MAX);
         }
@@ -50,23 +55,28 @@ impl Hold {
         Ok(())
     }
 
+    /// A chunk is kept for the first time.
+    pub(crate) fn begins_to_wait(&mut self) {
+        self.waiting += 1;
+    }
+
+    /// A chunk that was kept has succeeded, or ended.
+    pub(crate) fn waits_no_more(&mut self) {
+        self.waiting -= 1;
+    }
+
+    /// Chunks that were kept and have not succeeded or ended since.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     pub(crate) fn timer_ran_out(&mut self) {
         self.timer_armed = false;
     }
 
-    /// Whether something failed since the storage last answered.
-    pub(crate) fn is_holding(&self) -> bool {
-        self.wait != WAIT_MIN
-    }
-
-    /// The storage answers: the next failure is a new one. Whether it had not before.
-    pub(crate) fn works_again(&mut self) -> bool {
-        std::mem::replace(&mut self.wait, WAIT_MIN) != WAIT_MIN
-    }
-
-    /// The next chunk to try again, if the timer has run out.
-    pub(crate) fn due(&mut self) -> Option<u32> {
-        if self.timer_armed { None } else { self.chunks.pop() }
+    /// The next chunk to try again, if the timer has run out, or `at_once`.
+    pub(crate) fn due(&mut self, at_once: bool) -> Option<u32> {
+        if self.timer_armed && !at_once { None } else { self.chunks.pop() }
     }
 
     /// The next chunk, timer or not: the queue stops.

@@ -328,8 +328,11 @@ impl Worker {
                     broken("the volume moved more than it was asked to");
                 }
                 if !moves_data || chunk.moved_bytes == chunk.len_bytes {
-                    if self.hold.works_again() {
-                        self.log_release();
+                    if std::mem::take(&mut chunk.held) {
+                        self.hold.waits_no_more();
+                    }
+                    if self.path.awaits_answer() {
+                        self.volume_answers();
                     }
                     let chunk = *self.chunks.get_mut(done.id);
                     if chunk.kind == ChunkKind::Read {
@@ -360,30 +363,6 @@ impl Worker {
         }
     }
 
-    fn chunk_failed(&mut self, id: u32, errno: i32) {
-        let kind = self.chunks.get_mut(id).kind;
-        // A flush that failed is never repeated: the second one may succeed although what the
-        // first one lost is gone. The guest is told, and knows what to do.
-        if kind != ChunkKind::Flush && self.hold.keeps(errno) {
-            let first = !self.hold.is_holding();
-            if self.hold.keep(&mut self.ring, id).is_ok() {
-                self.stats.held.add(1);
-                if first {
-                    self.log_hold(errno);
-                }
-                return;
-            }
-        }
-        if kind == ChunkKind::Flush {
-            self.stats.failed_flushes.add(1);
-        }
-        let status = match (kind, errno) {
-            (ChunkKind::Discard, libc::EOPNOTSUPP) => Status::Unsupported,
-            _ => Status::IoErr,
-        };
-        self.end_chunk(id, Some(status));
-    }
-
     /// Ends a chunk, and its request with it if it was the last.
     pub(super) fn end_chunk(&mut self, id: u32, failure: Option<Status>) {
         let chunk = self.drop_chunk(id);
@@ -399,6 +378,9 @@ impl Worker {
     /// Gives up what a chunk holds.
     pub(super) fn drop_chunk(&mut self, id: u32) -> Chunk {
         let chunk = self.chunks.remove(id);
+        if chunk.held {
+            self.hold.waits_no_more();
+        }
         let slot = self.slots.get_mut(chunk.slot);
         slot.chunks -= 1;
         if let Memory::Bounce(run) = chunk.memory {

@@ -13,6 +13,7 @@ use sealblk_cipher::{CipherError, Implementation, KeyMap, SegmentSpec};
 use sealblk_volume::AlignedBuf;
 
 use crate::control::{Command, Mailbox, Order};
+use crate::loss::StoragePath;
 use crate::stats::QueueStats;
 
 /// When requests that a rotation waits for take longer than this, the storage is slow or away, and
@@ -46,33 +47,37 @@ pub struct GuestLoad {
 #[derive(Clone)]
 pub struct Switchboard {
     queues: Vec<(Mailbox, Arc<QueueStats>)>,
+    path: Arc<StoragePath>,
     implementation: Implementation,
 }
 
 impl Switchboard {
     pub(crate) fn new(
         queues: Vec<(Mailbox, Arc<QueueStats>)>,
+        path: Arc<StoragePath>,
         implementation: Implementation,
     ) -> Self {
-        Self { queues, implementation }
+        Self { queues, path, implementation }
     }
 
     /// The hand: one at a time.
     pub fn key_switch(&self) -> KeySwitch {
-        KeySwitch::new(self.queues.clone(), self.implementation)
+        KeySwitch::new(self.clone())
     }
 }
 
 /// The hand on the queues.
 pub struct KeySwitch {
     queues: Vec<(Mailbox, Arc<QueueStats>)>,
+    path: Arc<StoragePath>,
     implementation: Implementation,
     seen: GuestLoad,
 }
 
 impl KeySwitch {
-    fn new(queues: Vec<(Mailbox, Arc<QueueStats>)>, implementation: Implementation) -> Self {
-        let mut switch = Self { queues, implementation, seen: GuestLoad::default() };
+    fn new(board: Switchboard) -> Self {
+        let Switchboard { queues, path, implementation } = board;
+        let mut switch = Self { queues, path, implementation, seen: GuestLoad::default() };
         switch.seen = switch.counted();
         switch.tell(|| Order::TakeTimes(true));
         switch
@@ -121,6 +126,12 @@ impl KeySwitch {
 
     /// The rotation can't go on for now: what touches the zone waits, or fails, as `on_error` says.
     pub fn stuck(&mut self) {
+        self.tell(|| Order::Stuck);
+    }
+
+    /// Another client has taken the volume: everything fails from now on, what is parked too.
+    pub fn fenced(&mut self) {
+        self.path.fence();
         self.tell(|| Order::Stuck);
     }
 

@@ -21,6 +21,8 @@ mod hold;
 mod io;
 mod key_switch;
 mod line;
+mod loss;
+mod path;
 mod request;
 mod sample;
 mod slot;
@@ -31,6 +33,7 @@ mod worker;
 pub use config::{EngineConfig, OnError};
 pub use disk::{Disk, DiskError};
 pub use key_switch::{GuestLoad, KeySwitch, SwitchError, Switchboard};
+pub use loss::{PathState, PathView, StoragePath};
 pub use stats::{Counter, QueueCounts, QueueStats};
 
 /// An invariant of this program does not hold: says so and dies, before anything is written on

@@ -91,6 +91,11 @@ impl Worker {
                 slot.status = Some(blk::write_id(memory, &request, &slot.chain, &self.profile));
                 self.complete(head);
             }
+            // Another client has the volume.
+            _ if self.path.is_fenced() => {
+                self.slots.get_mut(head).status = Some(Status::IoErr);
+                self.complete(head);
+            }
             Op::Flush if std::mem::take(&mut self.flush_failed) => {
                 self.slots.get_mut(head).status = Some(Status::IoErr);
                 self.complete(head);
@@ -151,8 +156,13 @@ impl Worker {
     /// Goes on with what waited for room or for the storage to come back; whether something moved.
     pub(super) fn go_on(&mut self) -> bool {
         let mut any = self.send_unsent();
-        while let Some(id) = self.hold.due() {
-            self.send(id);
+        let fenced = self.path.is_fenced();
+        while let Some(id) = self.hold.due(fenced) {
+            if fenced {
+                self.end_chunk(id, Some(Status::IoErr));
+            } else {
+                self.send(id);
+            }
             any = true;
         }
         while let Some(&head) = self.waiting.front() {
@@ -226,22 +236,6 @@ impl Worker {
             (Status::IoErr | Status::Unsupported, Op::GetId) => stats.refused.add(1),
             (Status::IoErr | Status::Unsupported, _) => stats.volume_errors.add(1),
         }
-    }
-
-    #[cold]
-    pub(super) fn log_hold(&self, errno: i32) {
-        let error = std::io::Error::from_raw_os_error(errno);
-        tracing::warn!(disk = self.config.name, queue = self.index, %error,
-            "the volume fails: requests are held and tried again until it works");
-    }
-
-    #[cold]
-    pub(super) fn log_release(&self) {
-        tracing::info!(
-            disk = self.config.name,
-            queue = self.index,
-            "the volume works again: held requests go on"
-        );
     }
 
     /// The queue stops while the storage is away: what is held back stays in the in-flight region

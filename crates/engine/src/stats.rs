@@ -54,6 +54,8 @@ counters! {
     timed_ns,
     /// Flushes that the volume failed.
     failed_flushes,
+    /// I/Os that are held, or stuck in a volume that doesn't answer, now.
+    waiting,
     /// Requests in work now.
     in_flight,
     /// Times the thread went to sleep.

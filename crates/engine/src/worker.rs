@@ -27,6 +27,8 @@ use crate::control::{Command, Inbox, Order};
 use crate::fence::Fence;
 use crate::hold::Hold;
 use crate::line::Line;
+use crate::loss::StoragePath;
+use crate::path::Path;
 use crate::sample::Sample;
 use crate::slot::Slots;
 use crate::spin::Spin;
@@ -64,6 +66,7 @@ pub(crate) struct Worker {
     pub(super) slots: Slots,
     pub(super) chunks: Chunks,
     pub(super) hold: Hold,
+    pub(super) path: Path,
     /// Requests for which there was no room, by head; the first goes on first.
     pub(super) waiting: VecDeque<u16>,
     /// Large requests, which are moved a slice per turn.
@@ -124,7 +127,7 @@ impl Worker {
         volume: &dyn Volume,
         keys: KeyMap,
         inbox: Inbox,
-        stats: Arc<QueueStats>,
+        (stats, path): (Arc<QueueStats>, Arc<StoragePath>),
     ) -> io::Result<Self> {
         let chunks = Chunks::new(usize::from(config.queue_size_max) * 2);
         let entries = (chunks.capacity() as u32 + SPARE_ENTRIES).next_power_of_two();
@@ -138,7 +141,8 @@ impl Worker {
         Ok(Self {
             index,
             slots: Slots::new(config.queue_size_max),
-            hold: Hold::new(config.on_error),
+            hold: Hold::new(),
+            path: Path::new(path, index, config.silence),
             waiting: VecDeque::with_capacity(usize::from(config.queue_size_max)),
             line: Line::new(
                 usize::from(config.queue_size_max),
@@ -249,6 +253,7 @@ impl Worker {
             }
             return;
         }
+        self.watch_path();
         let asleep = Instant::now();
         self.stats.sleeps.add(1);
         let result = self.ring.submit_and_wait();
@@ -291,6 +296,7 @@ impl Worker {
                     self.watch_control();
                 }
                 Token::Event(_) => self.kicked(result),
+                Token::Timer(crate::path::TIMER) => self.path_timer_ran_out(),
                 Token::Timer(_) => self.hold.timer_ran_out(),
                 Token::Ignored => {}
             }
@@ -410,7 +416,8 @@ impl Worker {
             }
             Order::Delayed => self.fence.delayed(),
             Order::Stuck => {
-                self.fence.stuck(self.config.on_error == OnError::Report);
+                let fails = self.config.on_error == OnError::Report || self.path.is_fenced();
+                self.fence.stuck(fails);
                 self.unpark();
             }
             Order::FlushFailed(answer) => {
@@ -481,6 +488,7 @@ impl Worker {
             self.drain();
         }
         if let Some(queue) = self.queue.take() {
+            self.leave_path();
             self.base = queue.virtqueue.next_avail();
             self.ring.remove_file(queue.kick_slot);
         }
@@ -493,6 +501,7 @@ impl Worker {
     fn settle(&mut self) {
         while self.chunks.at_volume() > 0 {
             self.lane.push_out(&mut self.ring);
+            self.watch_path();
             let result = self.ring.submit_and_wait();
             self.check_enter(result);
             self.turn_bytes = 0;
@@ -519,6 +528,7 @@ impl Worker {
                 break;
             }
             self.lane.push_out(&mut self.ring);
+            self.watch_path();
             let result = if waiting { self.ring.submit_and_wait() } else { self.ring.submit() };
             self.check_enter(result);
         }

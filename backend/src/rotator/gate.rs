@@ -41,6 +41,10 @@ impl Gate for DiskGate {
         self.0.stuck();
     }
 
+    fn fenced(&mut self) {
+        self.0.fenced();
+    }
+
     fn flush_failed(&mut self) {
         self.0.flush_failed();
     }

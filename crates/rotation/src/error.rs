@@ -4,6 +4,7 @@ use std::io;
 
 use sealblk_block::{VolumeError, in_one_line};
 use sealblk_luks::LuksError;
+use sealblk_volume::FENCED;
 
 use crate::gate::Ended;
 use crate::mover::Failed;
@@ -21,6 +22,12 @@ pub enum RotationError {
     /// Not with this volume, or not now.
     #[error("{0}")]
     Refused(String),
+    /// Another client has taken the volume.
+    #[error(
+        "the volume's lock was taken by another client, and nothing of ours is written any more: \
+         who has the volume now goes on with its rotation"
+    )]
+    Fenced,
     /// No memory or no ring for it.
     #[error("what a rotation needs of the system")]
     System(#[source] io::Error),
@@ -71,6 +78,9 @@ impl From<LuksError> for Trouble {
 
 impl From<Failed> for Trouble {
     fn from(failed: Failed) -> Self {
+        if failed.errno == FENCED {
+            return Self::Hopeless(RotationError::Fenced);
+        }
         let error = io::Error::from_raw_os_error(failed.errno);
         let did = if failed.write { "writing" } else { "reading" };
         let hint = match failed.errno {

@@ -64,6 +64,10 @@ pub trait Gate: Send {
     /// as the disk's `on_error` says, until [`Self::publish`].
     fn stuck(&mut self);
 
+    /// Another client has taken the volume: guests are told so, whatever `on_error` says, and nothing
+    /// is parked any more.
+    fn fenced(&mut self);
+
     /// A flush of ours failed, and with it perhaps writes of guests that no later flush will report:
     /// the next flush of every queue must fail.
     fn flush_failed(&mut self);
@@ -99,6 +103,8 @@ impl Gate for NoGuests {
     }
 
     fn stuck(&mut self) {}
+
+    fn fenced(&mut self) {}
 
     fn flush_failed(&mut self) {}
 

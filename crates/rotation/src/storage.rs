@@ -3,11 +3,11 @@
 
 use std::io;
 
-use sealblk_block::{VolumeError, in_one_line};
+use sealblk_block::{SECTOR_BYTES, VolumeError, in_one_line};
 use sealblk_luks::{Plan, ReadAt, Step};
-use sealblk_volume::Volume;
+use sealblk_volume::{FENCED, Volume};
 
-use crate::error::Trouble;
+use crate::error::{RotationError, Trouble};
 
 /// A volume as `sealblk-luks` reads it.
 pub struct Reader<'a>(pub &'a dyn Volume);
@@ -58,18 +58,31 @@ pub(crate) fn write_header(
     offset_bytes: u64,
     data: &[u8],
 ) -> Result<(), Trouble> {
-    volume.write_at(offset_bytes, data).map_err(|error| Trouble::Storage {
-        what: format!("writing the header: {}", in_one_line(&error)),
-        flush: false,
-    })
+    volume
+        .write_at(offset_bytes, data)
+        .map_err(|error| trouble(&error, "writing the header", false))
 }
 
 /// Makes durable what was written.
 pub(crate) fn flush(volume: &dyn Volume) -> Result<(), Trouble> {
-    volume.flush().map_err(|error| Trouble::Storage {
-        what: format!("flushing: {}", in_one_line(&error)),
-        flush: true,
-    })
+    volume.flush().map_err(|error| trouble(&error, "flushing", true))
+}
+
+fn trouble(error: &VolumeError, did: &str, flush: bool) -> Trouble {
+    if is_fenced(error) {
+        return Trouble::Hopeless(RotationError::Fenced);
+    }
+    Trouble::Storage { what: format!("{did}: {}", in_one_line(error)), flush }
+}
+
+/// Whether an error says that another client has taken the volume.
+fn is_fenced(error: &VolumeError) -> bool {
+    error.source.as_ref().and_then(io::Error::raw_os_error) == Some(FENCED)
+}
+
+/// Asks the volume whether another client has taken it, where an error has gone through text.
+pub(crate) fn was_taken(volume: &dyn Volume) -> bool {
+    volume.read_at(0, &mut [0; SECTOR_BYTES as usize]).is_err_and(|error| is_fenced(&error))
 }
 
 /// The operating system's random numbers, as `sealblk-luks` takes them.

@@ -11,7 +11,7 @@ use crate::controls::Phase;
 use crate::error::{RotationError, Trouble};
 use crate::mover::Way;
 use crate::recover::{TakenUp, params, try_take_up};
-use crate::storage::{Reader, carry_out_or_trouble};
+use crate::storage::{Reader, carry_out_or_trouble, was_taken};
 
 /// What recovery came to.
 pub(super) enum Recovered {
@@ -69,6 +69,10 @@ impl Driver<'_> {
                 Err(Trouble::Hopeless(error)) => {
                     self.hopeless(&error);
                     return Err(error);
+                }
+                Err(Trouble::Storage { .. }) if was_taken(&**self.volume) => {
+                    self.hopeless(&RotationError::Fenced);
+                    return Err(RotationError::Fenced);
                 }
                 Err(Trouble::Storage { what, flush }) => {
                     self.note_flush(flush);
@@ -145,7 +149,10 @@ impl Driver<'_> {
         tracing::error!(volume = self.volume.uri(), what, "the rotation can't go on");
         self.give_up_reading();
         let _ = self.mover.wait(Way::Out);
-        if self.in_doubt.is_none() && self.held.is_some() {
+        if matches!(error, RotationError::Fenced) {
+            // Guests must not go on with a volume that is somebody else's, nor wait for it.
+            self.gate.fenced();
+        } else if self.in_doubt.is_none() && self.held.is_some() {
             let policy = Policy::default();
             let header = Header::load(&mut Reader(&**self.volume), &policy);
             let size_bytes = self.volume.geometry().size_bytes;

@@ -15,7 +15,7 @@ fn count(shape: Shape) -> u64 {
 
 /// Every I/O of a rotation, each on one of the shapes: in all three they come in the same order, more
 /// or less.
-fn each() -> impl Iterator<Item = (u64, Shape)> {
+pub(super) fn each() -> impl Iterator<Item = (u64, Shape)> {
     let counts = Shape::ALL.map(count);
     let most = counts.into_iter().max().unwrap_or(0);
     let shapes = Shape::ALL.into_iter().zip(counts).cycle();

@@ -40,6 +40,8 @@ pub(super) struct Guest {
     pub(super) read_from_memory: u64,
     pub(super) dirty_ever: u64,
     pub(super) stuck: u64,
+    /// Times it was told that the volume is somebody else's.
+    pub(super) fenced: u64,
     pub(super) flushes_failed: u64,
     /// Flushes of its own.
     pub(super) own_flushes_failed: u64,
@@ -74,6 +76,7 @@ impl Guest {
             read_from_memory: 0,
             dirty_ever: 0,
             stuck: 0,
+            fenced: 0,
             flushes_failed: 0,
             own_flushes_failed: 0,
             idle: false,
@@ -305,6 +308,10 @@ impl Gate for Guest {
         assert!(self.held.is_some(), "a zone is in the rotation's hands");
         self.stuck += 1;
         self.act();
+    }
+
+    fn fenced(&mut self) {
+        self.fenced += 1;
     }
 
     fn flush_failed(&mut self) {

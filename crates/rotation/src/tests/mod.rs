@@ -2,6 +2,7 @@
 //! what it must read.
 
 mod faults;
+mod fenced;
 mod guest;
 mod lost;
 mod power;

@@ -112,6 +112,11 @@ struct Single {
     #[arg(long, value_enum, value_name = "POLICY", requires = "volume", default_value_t)]
     on_error: OnError,
 
+    /// With --on-error hold: how long the volume may fail before the guest is told, e.g. 5min
+    /// [default: none, for ever]
+    #[arg(long, value_name = "TIME", requires = "volume")]
+    hold_limit: Option<String>,
+
     /// Who computes the cipher
     #[arg(long, value_enum, value_name = "NAME", requires = "volume", default_value_t)]
     cipher: CipherChoice,
@@ -177,6 +182,7 @@ impl Args {
                     discard: single.discard,
                     serial: single.serial,
                     on_error: single.on_error,
+                    hold_limit: single.hold_limit,
                     cipher: single.cipher,
                     poll_us: single.poll_us,
                     luks: single.luks,
@@ -227,13 +233,14 @@ mod tests {
     fn flags_describe_one_volume() {
         let config = config(
             "--volume /dev/vdb --key file:/k --socket /run/a.sock --queues 4 --read-only --control /c \
-             --cipher portable --on-error hold --poll-us 0 --luks 2",
+             --cipher portable --on-error hold --hold-limit 90s --poll-us 0 --luks 2",
         )
         .unwrap();
         let volume = &config.volumes[0];
         assert_eq!((volume.uri.as_str(), volume.name.as_str()), ("/dev/vdb", "a"));
         assert_eq!((volume.queues, volume.read_only, volume.luks), (4, true, Some(2)));
         assert_eq!((volume.cipher, volume.on_error), (CipherChoice::Portable, OnError::Hold));
+        assert_eq!(volume.hold_limit, Some(std::time::Duration::from_secs(90)));
         assert_eq!(config.daemon.control.as_deref(), Some("/c".as_ref()));
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use sealblk_block::in_one_line;
 use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
-use sealblk_rotation::is_uuid;
+use sealblk_rotation::{is_uuid, parse_duration};
 use sealblk_volume::Uri;
 use serde::Deserialize;
 
@@ -33,6 +33,9 @@ const QUEUE_SIZES: std::ops::RangeInclusive<u16> = 32..=1024;
 pub(crate) const SERIAL_BYTES: usize = 20;
 /// Longest time to poll, in microseconds: beyond it a queue would never sleep.
 const MAX_POLL_US: u32 = 10_000;
+/// Limits of holding: shorter ones are a retry, longer ones `none`.
+const HOLD_LIMITS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 /// Where the daemon keeps what no volume has a place for; the unit in dist/ may write there.
 const STATE_DIR: &str = "/var/lib/sealblk";
 /// Longest path of a Unix socket (`sockaddr_un` has 108 bytes, the last is NUL).
@@ -140,6 +143,8 @@ pub(crate) struct VolumeConfig {
     /// None: the UUID of the LUKS header.
     pub(crate) serial: Option<String>,
     pub(crate) on_error: OnError,
+    /// How long failed requests are held at most; none: for ever.
+    pub(crate) hold_limit: Option<Duration>,
     pub(crate) cipher: CipherChoice,
     /// None: the engine's own.
     pub(crate) poll: Option<Duration>,
@@ -251,6 +256,7 @@ pub(crate) fn volume(
         discard: section.discard,
         serial: section.serial,
         on_error: section.on_error,
+        hold_limit: hold_limit(section.hold_limit.as_deref(), section.on_error)?,
         cipher: section.cipher,
         poll,
         luks: section.luks,
@@ -278,6 +284,22 @@ fn rotation_of(
             let section = own.clone().unwrap_or_default().over(for_all);
             section.policy().map_err(|what| format!("[volume.rotation]: {what}"))
         }
+    }
+}
+
+/// How long failed requests may be held.
+fn hold_limit(text: Option<&str>, on_error: OnError) -> Result<Option<Duration>, String> {
+    let Some(text) = text else { return Ok(None) };
+    if on_error != OnError::Hold {
+        return Err("`hold_limit` needs `on_error = \"hold\"`: nothing is held otherwise".into());
+    }
+    if text == "none" {
+        return Ok(None);
+    }
+    match parse_duration(text) {
+        Ok(limit) if HOLD_LIMITS.contains(&limit) => Ok(Some(limit)),
+        Ok(_) => Err(format!("`hold_limit`: {text:?} is out of range; possible are 1s to 365d")),
+        Err(error) => Err(format!("`hold_limit`: {error}; \"none\" is possible, too")),
     }
 }
 

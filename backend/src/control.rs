@@ -10,12 +10,15 @@ use std::sync::Arc;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
-use sealblk_api::{HEALTH_PATH, Health, Refusal, Rotation, RotationOrder, STATUS_PATH, Status};
+use sealblk_api::{
+    HEALTH_PATH, Health, METRICS_PATH, Refusal, Rotation, RotationOrder, STATUS_PATH, Status,
+};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -110,6 +113,7 @@ fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
     Router::new()
         .route(STATUS_PATH, get(status))
         .route(HEALTH_PATH, get(health))
+        .route(METRICS_PATH, get(metrics))
         .route(ROTATION_ROUTE, get(rotation).post(order))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(allowed, guard))
@@ -168,6 +172,11 @@ fn answer(volume: &str, outcome: Result<Rotation, Refused>) -> Response {
 
 async fn health() -> Json<Health> {
     Json(Health { status: "ok".to_owned() })
+}
+
+async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
+    let text = crate::metrics::render(&source.status());
+    ([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
 }
 
 async fn unknown(request: Request) -> Response {
@@ -255,6 +264,14 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(body).unwrap(), Fixed.status());
         let answer = ask(me(), HEALTH_PATH).await;
         assert!(answer.contains("application/json") && answer.ends_with(r#"{"status":"ok"}"#));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_text() {
+        let answer = ask(me(), METRICS_PATH).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\r\ncontent-type: text/plain; version=0.0.4"), "{answer}");
+        assert!(answer.contains("\nsealblk_build_info{version=\"1.2.3\"} 1\n"), "{answer}");
     }
 
     #[tokio::test]

@@ -65,6 +65,7 @@ impl Opened {
             rotator: self.rotator.clone(),
             asked: self.host.asked(),
             stats: self.host.stats(),
+            path: self.host.path(),
             session,
         }
     }
@@ -431,6 +432,7 @@ fn engine_config(config: &VolumeConfig) -> EngineConfig {
             OnError::Report => sealblk_engine::OnError::Report,
             OnError::Hold => sealblk_engine::OnError::Hold,
         },
+        hold_limit: config.hold_limit,
         implementation: config.cipher.into(),
         name: config.name.clone(),
         ..EngineConfig::default()

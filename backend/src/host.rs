@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use sealblk_engine::{Disk, QueueStats};
+use sealblk_engine::{Disk, QueueStats, StoragePath};
 use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 
 /// What the session has asked for last.
@@ -47,6 +47,10 @@ impl Host {
 
     pub(crate) fn asked(&self) -> Arc<Asked> {
         self.asked.clone()
+    }
+
+    pub(crate) fn path(&self) -> Arc<StoragePath> {
+        self.disk.path()
     }
 
     pub(crate) fn stats(&self) -> Vec<Arc<QueueStats>> {

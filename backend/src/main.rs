@@ -14,6 +14,7 @@ mod host;
 mod limits;
 mod log;
 mod mend;
+mod metrics;
 mod notify;
 mod rotator;
 mod socket;

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use sealblk_api::{
-    Errors, QueueStatus, Requests, Rotation, RotationOrder, SessionState, Status, VolumeStatus,
+    Errors, QueueStatus, Requests, Rotation, RotationOrder, SessionState, Status, StorageState,
+    StorageStatus, VolumeStatus,
 };
-use sealblk_engine::{QueueCounts, QueueStats};
+use sealblk_engine::{PathState, PathView, QueueCounts, QueueStats, StoragePath};
 use sealblk_session::StopHandle;
 
 use crate::control::{Refused, Source};
@@ -30,6 +31,7 @@ pub(crate) struct View {
     pub(crate) rotator: Option<Rotator>,
     pub(crate) asked: Arc<Asked>,
     pub(crate) stats: Vec<Arc<QueueStats>>,
+    pub(crate) path: Arc<StoragePath>,
     pub(crate) session: StopHandle,
 }
 
@@ -90,11 +92,31 @@ impl View {
                 (false, false) => SessionState::Waiting,
             },
             writeback: self.asked.writeback(),
+            storage: storage_status(
+                self.path.view(),
+                self.stats.iter().map(|stats| stats.waiting.get()).sum(),
+            ),
             rotation: self.rotator.as_ref().map(Rotator::told),
             key_age: self.rotator.as_ref().map(Rotator::key_age),
             queues: self.stats.iter().enumerate().map(queue).collect(),
             ..self.fixed.clone()
         }
+    }
+}
+
+fn storage_status(path: PathView, waiting: u64) -> StorageStatus {
+    StorageStatus {
+        state: match path.state {
+            PathState::Ok => StorageState::Ok,
+            PathState::Silent => StorageState::Silent,
+            PathState::Holding => StorageState::Holding,
+            PathState::Reporting => StorageState::Reporting,
+            PathState::Fenced => StorageState::Fenced,
+        },
+        since_seconds: path.since.map(|since| since.as_secs()),
+        losses: path.losses,
+        lost_seconds_total: path.lost.as_secs(),
+        waiting,
     }
 }
 
@@ -122,6 +144,26 @@ fn queue_status(index: usize, running: bool, counts: &QueueCounts) -> QueueStatu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_path_is_shown() {
+        let seconds = std::time::Duration::from_secs;
+        let lost = PathView {
+            state: PathState::Silent,
+            since: Some(seconds(7)),
+            losses: 2,
+            lost: seconds(9),
+        };
+        let expected = StorageStatus {
+            state: StorageState::Silent,
+            since_seconds: Some(7),
+            losses: 2,
+            lost_seconds_total: 9,
+            waiting: 3,
+        };
+        assert_eq!(storage_status(lost, 3), expected);
+        assert_eq!(storage_status(PathView::default(), 0), StorageStatus::default());
+    }
 
     #[test]
     fn a_queue_shows_what_it_counted() {

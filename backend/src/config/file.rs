@@ -43,6 +43,7 @@ pub(crate) struct VolumeSection {
     pub(crate) serial: Option<String>,
     #[serde(default)]
     pub(crate) on_error: OnError,
+    pub(crate) hold_limit: Option<String>,
     #[serde(default)]
     pub(crate) cipher: CipherChoice,
     pub(crate) poll_us: Option<u32>,

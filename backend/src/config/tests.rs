@@ -309,3 +309,21 @@ fn a_socket_path_that_the_kernel_cannot_bind_is_refused() {
     let long = format!("/run/{}.sock", "x".repeat(100));
     assert!(bad(&MINIMAL.replace("/run/sealblk/vda.sock", &long)).contains("at most 107"));
 }
+
+#[test]
+fn holding_may_have_a_limit() {
+    let limit = |text: &str| good(&with(text)).volumes[0].hold_limit;
+    assert_eq!(limit("on_error = \"hold\""), None);
+    assert_eq!(limit("on_error = \"hold\"\nhold_limit = \"none\""), None);
+    let five = Some(Duration::from_secs(300));
+    assert_eq!(limit("on_error = \"hold\"\nhold_limit = \"5min\""), five);
+    for (lines, expected) in [
+        ("hold_limit = \"5min\"", "needs `on_error = \"hold\"`"),
+        ("on_error = \"report\"\nhold_limit = \"5min\"", "needs `on_error = \"hold\"`"),
+        ("on_error = \"hold\"\nhold_limit = \"5m\"", "is no time"),
+        ("on_error = \"hold\"\nhold_limit = \"10ms\"", "out of range"),
+    ] {
+        let text = bad(&with(lines));
+        assert!(text.contains(expected), "{lines}: {text}");
+    }
+}

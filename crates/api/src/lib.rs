@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub const STATUS_PATH: &str = "/v1/status";
 /// `GET`: 200 with [`Health`] while the daemon serves. Unversioned: probes don't follow versions.
 pub const HEALTH_PATH: &str = "/healthz";
+/// `GET`: counters for Prometheus, in its text format. Unversioned: scrapers don't follow versions.
+pub const METRICS_PATH: &str = "/metrics";
 
 /// Answer of [`HEALTH_PATH`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,8 @@ pub struct VolumeStatus {
     pub writeback: bool,
     /// The disk's serial as the guest reads it.
     pub serial: String,
+    /// Whether the storage answers.
+    pub storage: StorageStatus,
     /// Every queue, in order.
     pub queues: Vec<QueueStatus>,
     /// Its rotation: under way, or the last one of this daemon's life; none for a volume that can't
@@ -122,6 +126,60 @@ impl SessionState {
             Self::Waiting => "waiting",
             Self::Connected => "connected",
             Self::Stopping => "stopping",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The storage path of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageStatus {
+    /// What the guest gets from it.
+    pub state: StorageState,
+    /// For how long it has not been `ok`; none: it is.
+    pub since_seconds: Option<u64>,
+    /// Times that it was lost, the present one included.
+    pub losses: u64,
+    /// How long that was in all, the present loss included.
+    pub lost_seconds_total: u64,
+    /// I/Os (a long request is several) that are held, or stuck in a volume that doesn't answer, now.
+    pub waiting: u64,
+}
+
+/// What a guest gets from the storage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageState {
+    /// It answers.
+    #[default]
+    Ok,
+    /// Requests at the volume neither complete nor fail.
+    Silent,
+    /// They fail, and are kept to be tried again (`on_error = "hold"`).
+    Holding,
+    /// They fail, and the guest is told.
+    Reporting,
+    /// Another client has taken the volume: nothing is written any more.
+    Fenced,
+    /// A state that a newer daemon knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl StorageState {
+    /// Those that a daemon of this version tells.
+    pub const ALL: [Self; 5] =
+        [Self::Ok, Self::Silent, Self::Holding, Self::Reporting, Self::Fenced];
+
+    /// The state as the JSON has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Silent => "silent",
+            Self::Holding => "holding",
+            Self::Reporting => "reporting",
+            Self::Fenced => "fenced",
             Self::Unknown => "unknown",
         }
     }
@@ -209,6 +267,9 @@ mod tests {
     #[test]
     fn states_are_written_as_their_name() {
         for state in [SessionState::Waiting, SessionState::Connected, SessionState::Stopping] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for state in StorageState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
     }

@@ -152,6 +152,7 @@ impl StoragePath {
         if losses.fenced {
             return;
         }
+        let before = losses.state();
         if let Some(queue) = losses.queues.get_mut(usize::from(trouble.queue)) {
             queue.state = trouble.state;
             queue.since.get_or_insert(now);
@@ -173,19 +174,20 @@ impl StoragePath {
             return;
         }
         let soon = losses.told_at.is_some_and(|at| now.duration_since(at) < TELL_EVERY);
-        if losses.told == PathState::Ok && soon {
+        let news = before != PathState::Ok && before != state;
+        if losses.told == PathState::Ok && soon && !news {
             // Another attempt of the queue brings it up again, should this last.
             return;
         }
         let others = losses.untold;
-        let after = std::mem::replace(&mut losses.told, state);
+        losses.told = state;
         losses.told_at = Some(now);
         losses.untold = 0;
         drop(losses);
-        self.tell_trouble(&trouble, after, others);
+        self.tell_trouble(&trouble, before, others);
     }
 
-    fn tell_trouble(&self, trouble: &Trouble, after: PathState, others: u64) {
+    fn tell_trouble(&self, trouble: &Trouble, before: PathState, others: u64) {
         let (disk, queue, waiting) = (self.disk.as_str(), trouble.queue, trouble.waiting);
         let Some(errno) = trouble.errno else {
             tracing::warn!(
@@ -198,7 +200,7 @@ impl StoragePath {
             return;
         };
         let error = io::Error::from_raw_os_error(errno);
-        let what = match (trouble.state, after) {
+        let what = match (trouble.state, before) {
             (PathState::Reporting, PathState::Holding) => {
                 "the volume fails for longer than `hold_limit`: what was held ends with an error, \
                  and the guest is told of every failure until the volume works"

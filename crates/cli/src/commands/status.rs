@@ -1,6 +1,9 @@
 //! `sealblk status`: what a daemon says about itself.
 
-use sealblk_api::{KeyAge, QueueStatus, RotationState, STATUS_PATH, Status, VolumeStatus};
+use sealblk_api::{
+    KeyAge, QueueStatus, RotationState, STATUS_PATH, Status, StorageState, StorageStatus,
+    VolumeStatus,
+};
 
 use crate::args;
 use crate::console::Console;
@@ -64,14 +67,37 @@ fn render_volume(volume: &VolumeStatus, now: u64) -> String {
     });
     format!(
         "{}: {}\n  volume      {}\n  socket      {}\n  encryption  {encryption}\n{}  disk        {disk}\n\
-         {rotation}{}",
+         {}{rotation}{}",
         volume.name,
         volume.state.as_str(),
         volume.uri,
         volume.socket,
         volume.key_age.as_ref().map_or_else(String::new, |age| render_age(age, now)),
+        render_storage(&volume.storage),
         render_queues(&volume.queues),
     )
+}
+
+/// What is wrong with the storage path, if something is.
+fn render_storage(storage: &StorageStatus) -> String {
+    let waiting = storage.waiting;
+    let what = match storage.state {
+        StorageState::Ok => return String::new(),
+        StorageState::Silent => {
+            format!("SILENT: the volume doesn't answer, {waiting} I/Os wait in it")
+        }
+        StorageState::Holding => {
+            format!("HOLDING: the volume fails, {waiting} I/Os are held and tried again")
+        }
+        StorageState::Reporting => "REPORTING: the volume fails, and the guest is told".to_owned(),
+        StorageState::Fenced => {
+            "FENCED: another client has taken the volume, nothing is written any more".to_owned()
+        }
+        StorageState::Unknown => "in a state that this command doesn't know".to_owned(),
+    };
+    let since =
+        storage.since_seconds.map_or_else(String::new, |s| format!("; for {}", duration(s)));
+    format!("  storage     {what}{since}\n")
 }
 
 /// How old the keys are, and what is to become of them.
@@ -231,6 +257,22 @@ the guest resets the device
     fn an_unencrypted_volume_is_not_to_be_overlooked() {
         let text = render_volume(&VolumeStatus::default(), 0);
         assert!(text.contains("encryption  NONE"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_path_is_shown_in_a_line_and_a_good_one_not_at_all() {
+        let shown = |state| {
+            let storage =
+                StorageStatus { state, since_seconds: Some(65), waiting: 3, ..Default::default() };
+            render_volume(&VolumeStatus { storage, ..VolumeStatus::default() }, 0)
+        };
+        let line = "\n  storage     HOLDING: the volume fails, 3 I/Os are held and tried again; for \
+                    1 min 5 s\n";
+        assert!(shown(StorageState::Holding).contains(line), "{}", shown(StorageState::Holding));
+        for state in StorageState::ALL {
+            let lines = shown(state).lines().filter(|line| line.contains("  storage ")).count();
+            assert_eq!(lines, usize::from(state != StorageState::Ok));
+        }
     }
 
     #[test]

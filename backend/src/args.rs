@@ -117,6 +117,11 @@ struct Single {
     #[arg(long, value_name = "TIME", requires = "volume")]
     hold_limit: Option<String>,
 
+    /// How long a network volume may leave an I/O without an answer before it counts as failed, 1s to
+    /// 1h, or `none` [default: 30s; none with `hold`, which then waits anyway]
+    #[arg(long, value_name = "TIME", requires = "volume")]
+    io_timeout: Option<String>,
+
     /// Who computes the cipher
     #[arg(long, value_enum, value_name = "NAME", requires = "volume", default_value_t)]
     cipher: CipherChoice,
@@ -183,6 +188,7 @@ impl Args {
                     serial: single.serial,
                     on_error: single.on_error,
                     hold_limit: single.hold_limit,
+                    io_timeout: single.io_timeout,
                     cipher: single.cipher,
                     poll_us: single.poll_us,
                     luks: single.luks,

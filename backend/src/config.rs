@@ -36,6 +36,11 @@ const MAX_POLL_US: u32 = 10_000;
 /// Limits of holding: shorter ones are a retry, longer ones `none`.
 const HOLD_LIMITS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+/// What may be asked for as a time limit of one I/O.
+const IO_TIMEOUTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
+/// The time limit of one I/O where the guest is to be told: what Linux gives a SCSI disk.
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the daemon keeps what no volume has a place for; the unit in dist/ may write there.
 const STATE_DIR: &str = "/var/lib/sealblk";
 /// Longest path of a Unix socket (`sockaddr_un` has 108 bytes, the last is NUL).
@@ -145,6 +150,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) on_error: OnError,
     /// How long failed requests are held at most; none: for ever.
     pub(crate) hold_limit: Option<Duration>,
+    /// How long a network volume may leave an I/O without an answer; none: for ever.
+    pub(crate) io_timeout: Option<Duration>,
     pub(crate) cipher: CipherChoice,
     /// None: the engine's own.
     pub(crate) poll: Option<Duration>,
@@ -239,6 +246,7 @@ pub(crate) fn volume(
     if let Some(uuid) = section.uuid.as_deref().filter(|uuid| !is_uuid(uuid)) {
         return Err(format!("`uuid` is {uuid:?}, which is none; `sealblk inspect` shows it"));
     }
+    let hold_limit = hold_limit(section.hold_limit.as_deref(), section.on_error)?;
     let rotation = rotation_of(&section.rotation, for_all, &protection, section.read_only)?;
     Ok(VolumeConfig {
         name,
@@ -256,7 +264,8 @@ pub(crate) fn volume(
         discard: section.discard,
         serial: section.serial,
         on_error: section.on_error,
-        hold_limit: hold_limit(section.hold_limit.as_deref(), section.on_error)?,
+        hold_limit,
+        io_timeout: io_timeout(section.io_timeout.as_deref(), section.on_error, hold_limit)?,
         cipher: section.cipher,
         poll,
         luks: section.luks,
@@ -300,6 +309,25 @@ fn hold_limit(text: Option<&str>, on_error: OnError) -> Result<Option<Duration>,
         Ok(limit) if HOLD_LIMITS.contains(&limit) => Ok(Some(limit)),
         Ok(_) => Err(format!("`hold_limit`: {text:?} is out of range; possible are 1s to 365d")),
         Err(error) => Err(format!("`hold_limit`: {error}; \"none\" is possible, too")),
+    }
+}
+
+/// How long an I/O may be without an answer. By default for ever where the guest is to wait, so that
+/// nothing is given up that the storage may still do; but not past the time when it is to be told.
+fn io_timeout(
+    text: Option<&str>,
+    on_error: OnError,
+    hold_limit: Option<Duration>,
+) -> Result<Option<Duration>, String> {
+    match text {
+        Some("none") => Ok(None),
+        Some(text) => match parse_duration(text) {
+            Ok(limit) if IO_TIMEOUTS.contains(&limit) => Ok(Some(limit)),
+            Ok(_) => Err(format!("`io_timeout`: {text:?} is out of range; possible are 1s to 1h")),
+            Err(error) => Err(format!("`io_timeout`: {error}; \"none\" is possible, too")),
+        },
+        None if on_error == OnError::Report => Ok(Some(IO_TIMEOUT)),
+        None => Ok(hold_limit.map(|limit| limit.min(IO_TIMEOUT))),
     }
 }
 

@@ -29,10 +29,6 @@ use crate::status::View;
 /// writes of a daemon that was killed a moment ago.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// How long an I/O waits for a network volume that doesn't answer before the guest gets an error, if
-/// it is to get one: what Linux gives a SCSI disk.
-const IO_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Limits of one range of a discard, 4 GiB less a block, and of ranges in one: what the kernel's
 /// driver sends at most (`MAX_DISCARD_SEGMENTS` is 256).
 const DISCARD: RangeLimits = RangeLimits { sectors_max: 8_388_600, ranges_max: 64 };
@@ -94,7 +90,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         read_only: config.read_only,
         create_bytes: None,
         lock_wait: LOCK_WAIT,
-        io_timeout: (config.on_error == OnError::Report).then_some(IO_TIMEOUT),
+        io_timeout: config.io_timeout,
         state_dir: Some(ages.directory().to_owned()),
     };
     let volume = sealblk_volume::open(&config.uri, &options).map_err(nameless)?;

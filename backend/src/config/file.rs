@@ -44,6 +44,7 @@ pub(crate) struct VolumeSection {
     #[serde(default)]
     pub(crate) on_error: OnError,
     pub(crate) hold_limit: Option<String>,
+    pub(crate) io_timeout: Option<String>,
     #[serde(default)]
     pub(crate) cipher: CipherChoice,
     pub(crate) poll_us: Option<u32>,

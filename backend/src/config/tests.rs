@@ -152,7 +152,7 @@ fn an_unencrypted_volume_has_no_header_to_pin() {
 
 #[test]
 fn a_volume_of_an_unknown_kind_is_refused() {
-    for (uri, hint) in [("/srv/x.img", "file:/PATH"), ("rbd:a/b", "no such driver")] {
+    for (uri, hint) in [("/srv/x.img", "file:/PATH"), ("nbd://a/b", "rbd:POOL/IMAGE")] {
         let error = bad(&MINIMAL.replace("file:/var/lib/vda.img", uri));
         assert!(error.starts_with("c.toml:2: ") && error.contains(hint), "{error}");
     }
@@ -308,6 +308,23 @@ fn a_file_without_volumes_is_refused() {
 fn a_socket_path_that_the_kernel_cannot_bind_is_refused() {
     let long = format!("/run/{}.sock", "x".repeat(100));
     assert!(bad(&MINIMAL.replace("/run/sealblk/vda.sock", &long)).contains("at most 107"));
+}
+
+#[test]
+fn a_time_limit_for_one_io_follows_from_what_a_failure_does() {
+    let limit = |text: &str| good(&with(text)).volumes[0].io_timeout;
+    let seconds = |n| Some(Duration::from_secs(n));
+    assert_eq!(limit(""), seconds(30));
+    assert_eq!(limit("io_timeout = \"5s\""), seconds(5));
+    assert_eq!(limit("io_timeout = \"none\""), None);
+    assert_eq!(limit("on_error = \"hold\""), None);
+    assert_eq!(limit("on_error = \"hold\"\nhold_limit = \"10s\""), seconds(10));
+    assert_eq!(limit("on_error = \"hold\"\nhold_limit = \"1h\""), seconds(30));
+    assert_eq!(limit("on_error = \"hold\"\nio_timeout = \"2s\""), seconds(2));
+    for (text, what) in [("0s", "out of range"), ("2h", "out of range"), ("5", "is no time")] {
+        let error = bad(&with(&format!("io_timeout = {text:?}")));
+        assert!(error.contains(what), "{text}: {error}");
+    }
 }
 
 #[test]

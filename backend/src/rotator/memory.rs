@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_recalled_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("made/as/needed");
+        let state = dir.path().join("made-as-needed");
         assert_eq!(Memory::recall(&state, UUID), Memory::default());
         let memory = Memory {
             paused: true,

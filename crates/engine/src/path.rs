@@ -207,7 +207,7 @@ mod tests {
         }
         assert!(path.armed);
         ring.submit_and_wait().unwrap();
-        assert_eq!(ring.reap().unwrap().token, sealblk_ring::Token::Timer(TIMER));
+        assert_eq!(ring.reap().unwrap().token, Token::Timer(TIMER));
         assert!(ring.reap().is_none() && !ring.wants_enter(), "there was one");
     }
 

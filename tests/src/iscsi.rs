@@ -72,9 +72,10 @@ pub struct Target {
 impl Target {
     /// A target with an image of `size_bytes` without content.
     pub fn new(size_bytes: u64, options: TargetOptions) -> Result<Self> {
-        Self::with_image(options, |image| {
-            Ok(std::fs::File::create_new(image)?.set_len(size_bytes)?)
-        })
+        Self::with_image(
+            options,
+            |image| Ok(std::fs::File::create_new(image)?.set_len(size_bytes)?),
+        )
     }
 
     /// A target with a copy of `file`.
@@ -82,10 +83,7 @@ impl Target {
         Self::with_image(options, |image| std::fs::copy(file, image).map(drop).map_err(Into::into))
     }
 
-    fn with_image(
-        options: TargetOptions,
-        make: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<Self> {
+    fn with_image(options: TargetOptions, make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let scratch = Scratch::new()?;
         let image = scratch.file("lun.img");
         make(&image)?;
@@ -131,7 +129,8 @@ impl Target {
             "--mode logicalunit --op new --tid 1 --lun 1 --bstype rdwr",
             &["--blocksize", &block, "-b", path],
         )?;
-        let flags = [("thin_provisioning", self.options.thin), ("readonly", self.options.read_only)];
+        let flags =
+            [("thin_provisioning", self.options.thin), ("readonly", self.options.read_only)];
         for (name, on) in flags {
             self.update_lun(&format!("{name}={}", u8::from(on)))?;
         }
@@ -182,25 +181,26 @@ impl Target {
         format!("iscsi://{address}/{IQN}/{LUN}")
     }
 
-    /// `iscsi://USER@127.0.0.1:PORT/IQN/1`, of a target with CHAP.
-    pub fn chap_url_without_secret(&self) -> Result<String> {
-        let (user, _) = self.options.chap.as_ref().context("no CHAP here")?;
-        Ok(format!("iscsi://{user}@{}/{IQN}/{LUN}", self.address()))
+    /// `iscsi://USER@127.0.0.1:PORT/IQN/1`; without CHAP there is no user either.
+    pub fn chap_url_without_secret(&self) -> String {
+        match &self.options.chap {
+            None => self.url(),
+            Some((user, _)) => format!("iscsi://{user}@{}/{IQN}/{LUN}", self.address()),
+        }
     }
 
-    /// The file that holds the CHAP secret, of a target with CHAP.
-    pub fn secret_file(&self) -> Result<PathBuf> {
-        ensure!(self.options.chap.is_some(), "no CHAP here");
-        Ok(self.scratch.file("chap-secret"))
+    /// The file that holds the CHAP secret; there is none without CHAP.
+    pub fn secret_file(&self) -> PathBuf {
+        self.scratch.file("chap-secret")
     }
 
     /// As our programs name it: the secret, if there is one, from its file.
-    pub fn uri(&self) -> Result<String> {
-        if self.options.chap.is_none() {
-            return Ok(self.url());
+    pub fn uri(&self) -> String {
+        let url = self.chap_url_without_secret();
+        match &self.options.chap {
+            None => url,
+            Some(_) => format!("{url}?secret=file:{}", self.secret_file().display()),
         }
-        let secret = self.secret_file()?;
-        Ok(format!("{}?secret=file:{}", self.chap_url_without_secret()?, secret.display()))
     }
 
     /// As QEMU and the iscsi-* tools name it: the secret, if there is one, in the URL.

@@ -41,5 +41,5 @@ pub use programs::{kat, run, sealblk, sealblk_command, sealblkd_program, unpack_
 pub use proxy::{Proxy, ProxyCounts};
 pub use ring::{Completion, Desc, Ring, blk, flags};
 pub use rotation::Rotating;
-pub use volume::{Scratch, TestVolume};
+pub use volume::{Kind, Scratch, Storage, TestVolume};
 pub use wait::{progress, until};

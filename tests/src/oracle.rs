@@ -25,8 +25,9 @@ const CHECKSUM_AT: usize = 448;
 pub fn cryptsetup_decrypts(volume: &TestVolume) -> Result<Vec<u8>> {
     let scratch = Scratch::new()?;
     let (header, data) = (scratch.file("header"), scratch.file("data"));
-    let mut image = File::open(&volume.image)?;
-    let offset = data_offset(&volume.image)?;
+    let raw = volume.raw()?;
+    let mut image = File::open(&raw)?;
+    let offset = data_offset(&raw)?;
     let mut front = vec![0; usize::try_from(offset)?];
     image.read_exact(&mut front)?;
     move_segment_to_start(&mut front)?;
@@ -53,7 +54,7 @@ pub fn qemu_img_decrypts(volume: &TestVolume) -> Result<Vec<u8>> {
     let scratch = Scratch::new()?;
     let plain = scratch.file("plain");
     let secret = format!("secret,id=s,file={}", volume.key.display());
-    let source = format!("driver=luks,key-secret=s,file.filename={}", volume.image.display());
+    let source = format!("driver=luks,key-secret=s,file.filename={}", volume.raw()?.display());
     let args = ["convert", "--object", &secret, "--image-opts", &source, "-O", "raw"];
     run("qemu-img", args.iter().map(OsString::from).chain([plain.clone().into()]))?;
     Ok(std::fs::read(plain)?)
@@ -67,7 +68,7 @@ pub fn volume_key(volume: &TestVolume) -> Result<Vec<u8>> {
         "--batch-mode".into(),
         "--key-file".into(),
         volume.key.clone().into(),
-        volume.image.clone().into(),
+        volume.raw()?.into(),
     ];
     let output = run("cryptsetup", args)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,12 +1,15 @@
-//! A volume to test with: a sparse file and a key file in a directory that vanishes with it.
+//! A volume to test with: a sparse file, an RBD image or an iSCSI LUN, and a key file in a
+//! directory that vanishes with it.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::programs::{kat, sealblk, unpack_kat};
+use crate::ceph::{Ceph, RbdImage};
+use crate::iscsi::{Target, TargetOptions};
+use crate::programs::{kat, run, sealblk, unpack_kat};
 
 /// A directory on a real file system (O_DIRECT works there), with a path short enough for a
 /// Unix socket in it (108 bytes). `SEALBLK_TEST_DIR` says where, default /var/tmp.
@@ -34,14 +37,42 @@ impl Scratch {
     }
 }
 
-/// An image file, the passphrase that opens it, and room for sockets beside them.
+/// What a volume can be on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// An image in the shared Ceph cluster.
+    Rbd,
+    /// A LUN of an iSCSI target.
+    Iscsi,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::File, Self::Rbd, Self::Iscsi];
+}
+
+/// What a volume is on.
+pub enum Storage {
+    /// [`TestVolume::image`]
+    File,
+    /// An RBD image.
+    Rbd(RbdImage),
+    /// An iSCSI target.
+    Iscsi(Target),
+}
+
+/// A volume, the passphrase that opens it, and room for sockets beside them.
 pub struct TestVolume {
     /// Its directory.
     pub scratch: Scratch,
-    /// The image.
+    /// The image file; behind the target if it is one's LUN; of an RBD image there is none.
     pub image: PathBuf,
     /// Holds the passphrase.
     pub key: PathBuf,
+    /// What it is on.
+    pub storage: Storage,
 }
 
 /// The passphrase of volumes made here: as many lowercase hex digits as Cinder's have.
@@ -55,7 +86,37 @@ impl TestVolume {
         let (image, key) = (scratch.file("volume.img"), scratch.file("key"));
         File::create(&image)?.set_len(size_bytes)?;
         std::fs::write(&key, PASSPHRASE)?;
-        Ok(Self { scratch, image, key })
+        Ok(Self { scratch, image, key, storage: Storage::File })
+    }
+
+    /// A volume of this kind without content, and a key file.
+    pub fn blank_on(kind: Kind, size_bytes: u64) -> Result<Self> {
+        match kind {
+            Kind::File => Self::blank(size_bytes),
+            Kind::Rbd => Self::on_rbd(&Ceph::shared()?, size_bytes),
+            Kind::Iscsi => Self::on_iscsi(size_bytes),
+        }
+    }
+
+    /// An RBD image without content, and a key file.
+    pub fn on_rbd(ceph: &Ceph, size_bytes: u64) -> Result<Self> {
+        Self::on(Storage::Rbd(ceph.image(size_bytes)?))
+    }
+
+    /// A target without content, and a key file.
+    pub fn on_iscsi(size_bytes: u64) -> Result<Self> {
+        Self::on(Storage::Iscsi(Target::new(size_bytes, TargetOptions::default())?))
+    }
+
+    /// This storage, and a key file.
+    pub fn on(storage: Storage) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let (mut image, key) = (scratch.file("volume.img"), scratch.file("key"));
+        if let Storage::Iscsi(target) = &storage {
+            target.image().clone_into(&mut image);
+        }
+        std::fs::write(&key, PASSPHRASE)?;
+        Ok(Self { scratch, image, key, storage })
     }
 
     /// A volume that `sealblk format` made, 16 MiB of header before `data_bytes` of data.
@@ -65,7 +126,12 @@ impl TestVolume {
 
     /// The same with arguments of one's own.
     pub fn formatted_with(data_bytes: u64, arguments: &[&str]) -> Result<Self> {
-        let volume = Self::blank(data_bytes + (16 << 20))?;
+        Self::formatted_on(Kind::File, data_bytes, arguments)
+    }
+
+    /// The same on storage of this kind.
+    pub fn formatted_on(kind: Kind, data_bytes: u64, arguments: &[&str]) -> Result<Self> {
+        let volume = Self::blank_on(kind, data_bytes + (16 << 20))?;
         let mut all: Vec<OsString> = vec!["format".into()];
         all.extend(volume.volume_args());
         all.push("--yes".into());
@@ -83,12 +149,88 @@ impl TestVolume {
         let image = unpack_kat(name, scratch.path())?;
         let key = scratch.file("key");
         std::fs::copy(kat("pw"), &key)?;
-        Ok(Self { scratch, image, key })
+        Ok(Self { scratch, image, key, storage: Storage::File })
+    }
+
+    /// The same on storage of this kind.
+    pub fn known_answer_on(kind: Kind, name: &str) -> Result<Self> {
+        let file = Self::known_answer(name)?;
+        let volume = match kind {
+            Kind::File => return Ok(file),
+            Kind::Rbd => {
+                let volume = Self::on_rbd(&Ceph::shared()?, 1 << 20)?;
+                volume.write_raw(&file.image)?;
+                volume
+            }
+            Kind::Iscsi => {
+                let target = Target::with_copy_of(&file.image, TargetOptions::default())?;
+                Self::on(Storage::Iscsi(target))?
+            }
+        };
+        std::fs::copy(&file.key, &volume.key)?;
+        Ok(volume)
+    }
+
+    /// The ciphertext as somebody else reads it, in a file: the image itself; what Ceph exports;
+    /// what a second initiator reads.
+    pub fn raw(&self) -> Result<PathBuf> {
+        let file = self.scratch.file("raw");
+        match &self.storage {
+            Storage::File => return Ok(self.image.clone()),
+            Storage::Rbd(image) => {
+                if file.exists() {
+                    std::fs::remove_file(&file)?;
+                }
+                image.export(&file)?;
+            }
+            Storage::Iscsi(target) => {
+                let (from, to) = (target.qemu().into(), OsString::from(&file));
+                let args = ["convert", "-f", "raw", "-O", "raw"].map(OsString::from);
+                run("qemu-img", args.into_iter().chain([from, to]))?;
+            }
+        }
+        Ok(file)
+    }
+
+    /// The bytes of [`Self::raw`].
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        Ok(std::fs::read(self.raw()?)?)
+    }
+
+    /// Replaces the ciphertext by a file's, which on a target must have the LUN's size. Nobody may
+    /// have the volume open.
+    pub fn write_raw(&self, file: &Path) -> Result<()> {
+        match &self.storage {
+            Storage::File => std::fs::copy(file, &self.image).map(drop).map_err(Into::into),
+            Storage::Rbd(image) => image.import(file),
+            Storage::Iscsi(target) => {
+                let (size, new) = (self.image.metadata()?.len(), file.metadata()?.len());
+                ensure!(size == new, "the LUN has {size} bytes, the file {new}");
+                let (from, to) = (OsString::from(file), target.qemu().into());
+                let args = ["convert", "-n", "-f", "raw", "-O", "raw"].map(OsString::from);
+                run("qemu-img", args.into_iter().chain([from, to])).map(drop)
+            }
+        }
+    }
+
+    /// Gives the volume another size, as its owner does, also while it is in use.
+    pub fn resize(&self, size_bytes: u64) -> Result<()> {
+        match &self.storage {
+            Storage::File => {
+                Ok(File::options().write(true).open(&self.image)?.set_len(size_bytes)?)
+            }
+            Storage::Rbd(image) => image.resize(size_bytes),
+            Storage::Iscsi(target) => target.resize(size_bytes),
+        }
     }
 
     /// The volume as our programs name it.
     pub fn uri(&self) -> String {
-        format!("file:{}", self.image.display())
+        match &self.storage {
+            Storage::File => format!("file:{}", self.image.display()),
+            Storage::Rbd(image) => image.uri(),
+            Storage::Iscsi(target) => target.uri(),
+        }
     }
 
     /// The key as our programs name it.

@@ -16,7 +16,8 @@ packages=(gcc g++ make libc6-dev pkg-config)
 case ${1:-test} in
   build) ;;
   test) packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
-                   dosfstools fdisk mtools syslinux syslinux-common) ;;
+                   dosfstools fdisk mtools syslinux syslinux-common
+                   ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt) ;;
   *) die "unknown argument $1: 'build' or 'test'" ;;
 esac
 
@@ -25,7 +26,7 @@ version_of() { dpkg-query -W -f='${db:Status-Status} ${Version}' "$1" 2>/dev/nul
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"
   elif command -v sudo >/dev/null; then sudo "$@"
-  else die "packages are missing (${missing[*]}) and this user may not install any: run 'make setup' as root, or install sudo"
+  else die "packages are missing (${missing[*]} ${qemu[*]}) and this user may not install any: run 'make setup' as root, or install sudo"
   fi
 }
 
@@ -56,24 +57,51 @@ use_backports() {
   apt_get update
 }
 
+# Tests start tgtd and Ceph by themselves; their packages must not make this machine an iSCSI target,
+# now or at its next start. Masking a unit is what survives both; policy-rc.d, for this one call, is
+# for machines without systemd. What was installed or masked before is the owner's and stays so.
+without_services() {
+  local unit policy=/usr/sbin/policy-rc.d
+  for unit in tgt:tgt.service ceph-base:ceph-crash.service; do
+    [ -z "$(version_of "${unit%%:*}")" ] || continue
+    unit=/etc/systemd/system/${unit##*:}
+    [ -e "$unit" ] || [ -L "$unit" ] || {
+      as_root mkdir -p "${unit%/*}"
+      as_root ln -s /dev/null "$unit"
+      say "${unit##*/} is masked ('systemctl unmask ${unit##*/}' if you want it to run)"
+    }
+  done
+  if [ ! -e $policy ] && [ ! -L $policy ]; then
+    # Whatever happens, it goes again.
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\n# sealblk, while it installs packages for tests\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+  fi
+}
+
 missing=()
 for package in "${packages[@]}"; do [ -n "$(version_of "$package")" ] || missing+=("$package"); done
 qemu=()
 if [ "${1:-test}" = test ]; then
   # qemu-storage-daemon is in qemu-system-common (7.2) or qemu-utils (10); both come along.
-  for package in qemu-system-x86 qemu-utils; do [ -n "$(version_of $package)" ] || qemu+=("$package"); done
+  # qemu-block-extra: QEMU's own rbd and iscsi drivers, which must be of qemu-utils' version.
+  for package in qemu-system-x86 qemu-utils qemu-block-extra; do [ -n "$(version_of $package)" ] || qemu+=("$package"); done
 fi
 if [ ${#missing[@]} -gt 0 ] || [ ${#qemu[@]} -gt 0 ]; then
-  missing+=("${qemu[@]}")
-  say "installing ${missing[*]}"
-  command -v apt-get >/dev/null || die "no apt-get here: install ${missing[*]} by hand (the tests were written on Debian 12)"
+  say "installing ${missing[*]} ${qemu[*]}"
+  command -v apt-get >/dev/null ||
+    die "no apt-get here: install ${missing[*]} ${qemu[*]} by hand (the tests were written on Debian 12)"
   apt_get update
+  if [ ${#missing[@]} -gt 0 ]; then
+    [ "${1:-test}" = build ] || without_services
+    apt_get install -y --no-install-recommends "${missing[@]}"
+  fi
   target=()
   if [ ${#qemu[@]} -gt 0 ] && [[ $(version_of qemu-utils)$(version_of qemu-system-common) == *~bpo* ]]; then
     use_backports
     target=(-t "$suite")
   fi
-  apt_get install -y --no-install-recommends "${target[@]}" "${missing[@]}"
+  if [ ${#qemu[@]} -gt 0 ]; then apt_get install -y --no-install-recommends "${target[@]}" "${qemu[@]}"; fi
 fi
 
 command -v cargo >/dev/null || die "no cargo: install Rust 1.91 or newer from https://rustup.rs"

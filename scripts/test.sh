@@ -18,6 +18,19 @@ cargo build --locked --profile test-fast -p sealblk-backend -p sealblk-cli
 SEALBLK_BIN_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/test-fast
 export SEALBLK_BIN_DIR
 
+# A Ceph for this run alone, which the first test that needs one starts; it goes however this ends.
+# (A second run, or tests run alone, have another.)
+SEALBLK_CEPH_DIR=$(mktemp -d "${SEALBLK_TEST_DIR:-/var/tmp}/sealblk-ceph-XXXXXX")/ceph
+export SEALBLK_CEPH_DIR
+# shellcheck disable=SC2317  # called by the trap
+tear_down() {
+  scripts/ceph.sh down || true
+  rm -rf -- "${SEALBLK_CEPH_DIR%/ceph}"
+}
+trap tear_down EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
 step 'whole-system tests'
 cargo test --locked -p sealblk-tests -- --test-threads=1 --nocapture
 

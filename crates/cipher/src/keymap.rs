@@ -2,7 +2,8 @@
 //!
 //! Contract: a map belongs to one thread and has cipher instances of its own. Segments are
 //! contiguous from the guest's sector 0, so every sector below the capacity has exactly one.
-//! Deliberately absent: change. A rotation publishes a new map.
+//! Deliberately absent: change, but for the end of the last segment, which moves outwards when a
+//! volume grows. A rotation publishes a new map.
 
 use std::fmt;
 use std::sync::Arc;
@@ -127,6 +128,29 @@ impl KeyMap {
     /// Size of the guest's disk in sectors.
     pub fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// Moves the end of the last segment outwards, to a disk of `capacity` sectors. No key is
+    /// needed, and no sector that was there before gets another place, tweak or key.
+    ///
+    /// # Errors
+    /// A capacity that is smaller than the present one, not whole encryption sectors, or beyond what
+    /// a number can hold; the map is then as it was.
+    pub fn grow(&mut self, capacity: u64) -> Result<(), CipherError> {
+        let index = self.segments.len().saturating_sub(1);
+        let fail = |what| CipherError::Segment { index, what };
+        let last = self.segments.last_mut().ok_or_else(|| fail("there is none"))?;
+        let more = capacity.checked_sub(self.capacity).ok_or_else(|| fail("it would shrink"))?;
+        let sectors = last.sectors.checked_add(more).ok_or_else(|| fail("it is too long"))?;
+        if !sectors.is_multiple_of(last.sector_bytes as u64 / SECTOR_BYTES) {
+            return Err(fail("its length is no multiple of its encryption sector"));
+        }
+        let overflows = |start: u64| start.checked_add(sectors).is_none();
+        if [last.start, last.volume_start, last.iv_start].into_iter().any(overflows) {
+            return Err(fail("its end is beyond what a number can hold"));
+        }
+        (last.sectors, self.capacity) = (sectors, capacity);
+        Ok(())
     }
 
     /// The largest encryption sector in the map, in bytes: requests must be aligned to it.

@@ -36,7 +36,7 @@ pub(crate) enum Order {
 
 /// What a queue thread can be told.
 pub(crate) enum Command {
-    /// By a rotation, on a thread of its own; all others come from the session.
+    /// By a rotation, on a thread of its own; all others but `Grow` come from the session.
     Rotation(Order),
     /// Run this queue.
     Start(Box<QueueSetup>, SyncSender<Result<(), StartError>>),
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     /// Write cache on or off. Answered once it is so: a guest that was told that its cache is off
     /// relies on it with its next write.
     SetWriteback(bool, SyncSender<()>),
+    /// The disk has so many sectors now: see [`crate::grow`].
+    Grow(u64, SyncSender<()>),
     /// Stop the queue and end.
     Exit,
 }

@@ -13,6 +13,7 @@ use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 use sealblk_volume::Volume;
 
 use crate::control::{Command, Mailbox, mailbox};
+use crate::grow::Grower;
 use crate::key_switch::Switchboard;
 use crate::loss::StoragePath;
 use crate::stats::QueueStats;
@@ -106,6 +107,11 @@ impl Disk {
     pub fn switchboard(&self) -> Switchboard {
         let queues = self.threads.iter().map(|one| (one.mailbox.clone(), one.stats.clone()));
         Switchboard::new(queues.collect(), self.path.clone(), self.implementation)
+    }
+
+    /// What makes the disk larger.
+    pub fn grower(&self) -> Grower {
+        Grower::new(self.threads.iter().map(|one| one.mailbox.clone()).collect())
     }
 
     fn thread(&self, index: u16) -> Option<&Thread> {

@@ -17,6 +17,7 @@ mod config;
 mod control;
 mod disk;
 mod fence;
+mod grow;
 mod hold;
 mod io;
 mod key_switch;
@@ -32,6 +33,7 @@ mod worker;
 
 pub use config::{EngineConfig, OnError};
 pub use disk::{Disk, DiskError};
+pub use grow::Grower;
 pub use key_switch::{GuestLoad, KeySwitch, SwitchError, Switchboard};
 pub use loss::{PathState, PathView, StoragePath};
 pub use stats::{Counter, QueueCounts, QueueStats};

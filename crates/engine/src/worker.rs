@@ -393,6 +393,10 @@ impl Worker {
                     self.writeback = writeback;
                     let _ = answer.send(());
                 }
+                Command::Grow(capacity_sectors, answer) => {
+                    self.grow(capacity_sectors);
+                    let _ = answer.send(());
+                }
                 Command::Exit => {
                     self.stop(None);
                     return true;

@@ -11,7 +11,7 @@ use driver::*;
 use sealblk_engine::{Disk, EngineConfig};
 use sealblk_ring::Level;
 use sealblk_virtqueue::QueueHost;
-use sealblk_volume::{FaultyVolume, LaneOp, Verdict, Volume};
+use sealblk_volume::{FaultyVolume, LaneOp, MemoryVolume, Verdict, Volume};
 
 #[test]
 fn what_is_written_lies_sealed_on_the_volume_and_reads_back() {
@@ -280,5 +280,33 @@ fn a_notifier_that_comes_late_is_told_what_it_missed() {
         disk.set_call(0, driver.setup(0).call);
         driver.wait_call();
         assert_eq!(driver.used(), Some((0, 1)));
+    }
+}
+
+#[test]
+fn a_disk_grows_under_its_guest() {
+    for sector_bytes in [512, 4096] {
+        let storage = Arc::new(MemoryVolume::new((HEADER_SECTORS + CAPACITY) * 512, 512).unwrap());
+        let volume: Arc<dyn Volume> = storage.clone();
+        let mut disk = disk(&volume, sector_bytes, &config());
+        let mut driver = Driver::new(default_features());
+        driver.start(&mut disk, 0);
+        let (old_end, plain) = (CAPACITY - 8, pattern(8192, 3));
+        assert_eq!(driver.write(old_end, &plain), 1, "past the end");
+        let more = 1024;
+        storage.resize_storage((HEADER_SECTORS + CAPACITY + more) * 512).unwrap();
+        assert_eq!(driver.write(old_end, &plain), 1, "still past the end");
+        volume.grow_to(volume.measure_size().unwrap());
+        disk.grower().grow(CAPACITY + more).unwrap();
+        for sector in [old_end, CAPACITY + more - 16] {
+            assert_eq!(driver.write(sector, &plain), 0);
+            let expected = sealed(&plain, sector, sector_bytes);
+            assert!(on_volume(&volume, sector, 8192) == expected, "the same key and tweaks");
+            assert!(driver.read(sector, 8192) == (0, plain.clone()));
+        }
+        assert_eq!(driver.write(CAPACITY + more - 8, &plain), 1, "past the new end");
+        let grower = disk.grower();
+        drop(disk);
+        assert!(grower.grow(CAPACITY + more).is_err(), "nobody is left to be told");
     }
 }

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use sealblk_block::Geometry;
 use sealblk_ring::{Level, Ring, RingOptions, Token};
 
 use crate::{AlignedBuf, Buffer, Lane, LaneDone, LaneIo, LaneOp, Volume};
@@ -27,6 +28,39 @@ pub fn run(open: Open<'_>) {
     the_end_is_the_end(open);
     flushed_data_survives_a_new_open(open);
     discard_spares_the_neighbours(open);
+}
+
+/// What makes the storage of the volume under test this large.
+pub type Enlarge<'a> = &'a dyn Fn(u64);
+
+/// That a volume grows while it is open; panics with what is wrong. Whatever `enlarge` does, the
+/// volume's own handle must notice.
+pub fn run_growing(open: Open<'_>, enlarge: Enlarge<'_>) {
+    let mut bench = Bench::new(open);
+    let (before, block) = (bench.volume.geometry(), bench.block as u64);
+    let after = before.size_bytes + 16 * block;
+    assert_eq!(bench.volume.measure_size().expect("measure"), before.size_bytes);
+    enlarge(after + block / 2);
+    assert_eq!(bench.volume.measure_size().expect("measure"), after, "whole blocks");
+    assert_eq!(bench.volume.geometry(), before, "nothing changes by itself");
+    let mut old_end = vec![0; 1];
+    assert!(bench.volume.read_at(before.size_bytes, &mut old_end).is_err(), "not in use yet");
+    bench.volume.grow_to(after);
+    assert_eq!(bench.volume.geometry(), Geometry { size_bytes: after, ..before });
+    let mut wrote = filled(2 * bench.block, 0x3c);
+    bench.all(true, after - 2 * block, &mut wrote);
+    bench.all(true, before.size_bytes - block, &mut wrote);
+    assert_eq!(bench.run(&[LaneOp::Flush])[0], Ok(0));
+    let mut read = vec![0; 2 * bench.block];
+    for at in [after - 2 * block, before.size_bytes - block] {
+        bench.volume.read_at(at, &mut read).expect("read_at");
+        assert!(read == wrote.as_slice(), "the lane that was open and control reach to the end");
+    }
+    assert!(bench.volume.read_at(after - 1, &mut [0; 2]).is_err(), "and no further");
+    bench.volume.grow_to(before.size_bytes);
+    assert_eq!(bench.volume.geometry().size_bytes, after, "it never shrinks");
+    drop(bench);
+    assert_eq!(open().geometry().size_bytes, after);
 }
 
 /// One thread's ring and lane with a buffer.

@@ -7,7 +7,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VolumeEvent {
-    /// The storage says that the volume has this size now. Its geometry stays as it was opened.
+    /// The storage says that the volume has this size now. Its geometry stays as it is until
+    /// [`Volume::grow_to`](crate::Volume::grow_to).
     Resized {
         /// The new size in bytes.
         size_bytes: u64,

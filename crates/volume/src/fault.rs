@@ -79,6 +79,14 @@ impl Volume for FaultyVolume {
         self.inner.geometry()
     }
 
+    fn measure_size(&self) -> Result<u64, VolumeError> {
+        self.inner.measure_size()
+    }
+
+    fn grow_to(&self, size_bytes: u64) {
+        self.inner.grow_to(size_bytes);
+    }
+
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
         self.inner.read_at(offset_bytes, buf)
     }

@@ -14,14 +14,16 @@ use sealblk_block::{ErrorKind, Geometry, VolumeError};
 use sealblk_ring::Ring;
 
 use crate::lock::{lock_file, retry};
-use crate::{Lane, OpenOptions, Volume};
+use crate::{Lane, OpenOptions, Size, Volume};
 
 /// An open block device or file. Invariant: held exclusively unless it is read-only.
 #[derive(Debug)]
 pub(crate) struct FileVolume {
     uri: String,
     file: Arc<OwnedFd>,
+    /// As it was opened.
     geometry: Geometry,
+    size: Size,
 }
 
 impl FileVolume {
@@ -82,7 +84,8 @@ impl FileVolume {
             }
         }
         let geometry = geometry::measure(uri, &file, device, options.read_only)?;
-        Ok(Self { uri: uri.to_owned(), file: Arc::new(file), geometry })
+        let size = Size::new(geometry.size_bytes);
+        Ok(Self { uri: uri.to_owned(), file: Arc::new(file), geometry, size })
     }
 }
 
@@ -102,7 +105,15 @@ impl Volume for FileVolume {
     }
 
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { size_bytes: self.size.bytes(), ..self.geometry }
+    }
+
+    fn measure_size(&self) -> Result<u64, VolumeError> {
+        geometry::measure_size(&self.uri, &self.file, self.geometry.block_bytes)
+    }
+
+    fn grow_to(&self, size_bytes: u64) {
+        self.size.grow_to(size_bytes);
     }
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {

@@ -22,6 +22,7 @@ mod lane;
 mod lock;
 #[cfg(feature = "rbd")]
 mod rbd;
+mod size;
 mod state_dir;
 mod uri;
 
@@ -46,6 +47,7 @@ pub use lane::{Buffer, Lane, LaneDone, LaneIo, LaneOp};
 pub use memory::MemoryVolume;
 use sealblk_block::{Geometry, VolumeError};
 use sealblk_ring::Ring;
+pub use size::Size;
 pub use state_dir::make_state_dir;
 pub use uri::{IscsiName, IscsiSecret, RbdName, Uri, shown};
 
@@ -60,8 +62,20 @@ pub trait Volume: Send + Sync {
     /// As the operator named it, without secrets.
     fn uri(&self) -> &str;
 
-    /// Size and units, fixed while it is open.
+    /// Size and units. The units are fixed while it is open, the size changes by [`Self::grow_to`]
+    /// alone: what was computed from it stays true until the owner of the volume lets it grow.
     fn geometry(&self) -> Geometry;
+
+    /// Asks the storage how large the volume is now, in whole blocks of the geometry; blocks. It may
+    /// be larger or smaller than the geometry says, and changes nothing.
+    fn measure_size(&self) -> Result<u64, VolumeError> {
+        Ok(self.geometry().size_bytes)
+    }
+
+    /// Takes what [`Self::measure_size`] found into use: geometry, control reads and writes and
+    /// lanes that are open reach as far from now on. A smaller size has no effect. A driver that
+    /// can't grow does nothing, as its geometry then tells.
+    fn grow_to(&self, _size_bytes: u64) {}
 
     /// Reads `buf.len()` bytes at `offset_bytes`, both of any alignment; blocks. Past the end is
     /// an error.

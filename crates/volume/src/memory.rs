@@ -11,13 +11,15 @@ use rustix::io::Errno;
 use sealblk_block::{ErrorKind, Geometry, VolumeError};
 use sealblk_ring::{Full, Ring, Token, opcode};
 
-use crate::{Buffer, Lane, LaneDone, LaneIo, LaneOp, Volume};
+use crate::{Buffer, Lane, LaneDone, LaneIo, LaneOp, Size, Volume};
 
 /// A volume in memory; everything is "durable" as long as the value lives.
 #[derive(Debug)]
 pub struct MemoryVolume {
     file: Arc<OwnedFd>,
+    /// As it was made.
     geometry: Geometry,
+    size: Arc<Size>,
 }
 
 impl MemoryVolume {
@@ -34,12 +36,19 @@ impl MemoryVolume {
             discard: true,
             read_only: false,
         };
-        Ok(Self { file: Arc::new(file), geometry })
+        let size = Arc::new(Size::new(size_bytes));
+        Ok(Self { file: Arc::new(file), geometry, size })
+    }
+
+    /// Makes the storage larger or smaller, as somebody else would: the volume has to find out.
+    pub fn resize_storage(&self, size_bytes: u64) -> Result<(), VolumeError> {
+        rustix::fs::ftruncate(&self.file, size_bytes)
+            .map_err(|error| VolumeError::io("memory", "resizing it", error.into()))
     }
 
     fn check(&self, offset_bytes: u64, len: usize) -> Result<(), VolumeError> {
         match offset_bytes.checked_add(len as u64) {
-            Some(end) if end <= self.geometry.size_bytes => Ok(()),
+            Some(end) if end <= self.size.bytes() => Ok(()),
             _ => Err(VolumeError::new(ErrorKind::Invalid, "memory", "past its end")),
         }
     }
@@ -51,7 +60,18 @@ impl Volume for MemoryVolume {
     }
 
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { size_bytes: self.size.bytes(), ..self.geometry }
+    }
+
+    fn measure_size(&self) -> Result<u64, VolumeError> {
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|error| VolumeError::io("memory", "asking its size", error.into()))?;
+        let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(size_bytes - size_bytes % u64::from(self.geometry.block_bytes))
+    }
+
+    fn grow_to(&self, size_bytes: u64) {
+        self.size.grow_to(size_bytes);
     }
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
@@ -85,7 +105,7 @@ impl Volume for MemoryVolume {
     fn open_lane(&self, _ring: &mut Ring) -> Result<Box<dyn Lane>, VolumeError> {
         Ok(Box::new(MemoryLane {
             file: self.file.clone(),
-            size_bytes: self.geometry.size_bytes,
+            size: self.size.clone(),
             results: Vec::new(),
         }))
     }
@@ -93,24 +113,25 @@ impl Volume for MemoryVolume {
 
 struct MemoryLane {
     file: Arc<OwnedFd>,
-    size_bytes: u64,
+    size: Arc<Size>,
     /// By I/O id, until its completion comes through the ring.
     results: Vec<Result<u32, i32>>,
 }
 
 impl MemoryLane {
     fn carry_out(&self, op: LaneOp) -> Result<u32, i32> {
+        let size_bytes = self.size.bytes();
         match op {
             LaneOp::Read { offset_bytes, buffer } => {
-                let at = offset_bytes.min(self.size_bytes);
+                let at = offset_bytes.min(size_bytes);
                 // SAFETY: the submitter keeps the memory that it names mapped.
-                unsafe { transfer(&self.file, at, self.size_bytes - at, buffer, false) }
+                unsafe { transfer(&self.file, at, size_bytes - at, buffer, false) }
             }
             LaneOp::Write { offset_bytes, buffer, .. } => {
-                if offset_bytes >= self.size_bytes {
+                if offset_bytes >= size_bytes {
                     return Err(libc::ENOSPC);
                 }
-                let room = self.size_bytes - offset_bytes;
+                let room = size_bytes - offset_bytes;
                 // SAFETY: the submitter keeps the memory that it names mapped.
                 unsafe { transfer(&self.file, offset_bytes, room, buffer, true) }
             }

@@ -78,6 +78,14 @@ impl Volume for RbdVolume {
         self.image.geometry()
     }
 
+    fn measure_size(&self) -> Result<u64, VolumeError> {
+        self.image.measure_size()
+    }
+
+    fn grow_to(&self, size_bytes: u64) {
+        self.image.size().grow_to(size_bytes);
+    }
+
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
         self.image.read(offset_bytes, buf)
     }

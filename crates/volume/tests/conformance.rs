@@ -47,6 +47,28 @@ fn memory_conforms() {
 }
 
 #[test]
+fn a_file_grows() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let path = dir.path().join("volume");
+    let enlarge = |bytes| {
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+    };
+    conformance::run_growing(&|| open(&uri, &patient()).unwrap(), &enlarge);
+}
+
+#[test]
+fn memory_grows() {
+    let volume = Arc::new(MemoryVolume::new(8 << 20, 4096).unwrap());
+    let enlarge = |bytes| volume.resize_storage(bytes).unwrap();
+    conformance::run_growing(&|| volume.clone(), &enlarge);
+    let inner = Arc::new(MemoryVolume::new(8 << 20, 512).unwrap());
+    let enlarge = |bytes| inner.resize_storage(bytes).unwrap();
+    let faulty: Arc<dyn Volume> = Arc::new(FaultyVolume::new(inner.clone(), |_| Verdict::Pass));
+    conformance::run_growing(&|| faulty.clone(), &enlarge);
+}
+
+#[test]
 fn a_faulty_volume_without_a_fault_conforms() {
     let inner: Arc<dyn Volume> = Arc::new(MemoryVolume::new(8 << 20, 512).unwrap());
     let faulty: Arc<dyn Volume> = Arc::new(FaultyVolume::new(inner, |_| Verdict::Pass));

@@ -147,6 +147,9 @@ fn a_resize_is_told() {
     rbd(&["resize", "--size", "16M", &image.0]);
     let event = receive.recv_timeout(Duration::from_secs(30)).unwrap();
     assert_eq!(event, VolumeEvent::Resized { size_bytes: 16 << 20 });
+    assert_eq!(volume.geometry().size_bytes, 8 << 20);
+    assert!(volume.write_at(8 << 20, b"late").is_err());
+    volume.grow_to(volume.measure_size().unwrap());
     volume.write_at((16 << 20) - 4, b"last").unwrap();
 }
 

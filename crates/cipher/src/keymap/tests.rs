@@ -141,3 +141,41 @@ fn debug_output_has_no_key_in_it() {
     // The key of the first segment is 01 00 03 02 05 04 ...
     assert!(!shown.contains("1, 0, 3, 2") && !shown.contains("01000302"), "{shown}");
 }
+
+#[test]
+fn a_map_grows_at_its_end_and_nowhere_else() {
+    let mut specs = three();
+    let mut grown = KeyMap::new(&specs, Implementation::Auto).unwrap();
+    grown.grow(100).unwrap();
+    assert_eq!(grown.capacity(), 100);
+    specs[2].sectors += 23;
+    let mut made = KeyMap::new(&specs, Implementation::Auto).unwrap();
+    for start in 0..100 {
+        if start < 64 && start % 8 != 0 {
+            continue;
+        }
+        let place = |map: &mut KeyMap| {
+            let route = map.route(Extent::new(start, 100 - start)).unwrap();
+            (route.sectors, route.volume_sector, route.iv, route.cipher.is_some())
+        };
+        assert_eq!(place(&mut grown), place(&mut made), "sector {start}");
+    }
+    assert!(grown.route(Extent::new(100, 1)).is_none());
+}
+
+#[test]
+fn a_map_neither_shrinks_nor_cuts_an_encryption_sector() {
+    let mut map = KeyMap::new(&three()[..1], Implementation::Auto).unwrap();
+    for (capacity, what) in [
+        (56, "it would shrink"),
+        (65, "its length is no multiple of its encryption sector"),
+        (u64::MAX - 7, "its end is beyond what a number can hold"),
+    ] {
+        let error = map.grow(capacity).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(map.capacity(), 64);
+    }
+    map.grow(64).unwrap();
+    map.grow(72).unwrap();
+    assert_eq!(map.route(Extent::new(64, 8)).unwrap().volume_sector, 32768 + 64);
+}

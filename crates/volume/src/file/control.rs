@@ -40,15 +40,13 @@ pub(super) fn write(
 }
 
 fn check(volume: &FileVolume, offset_bytes: u64, len: usize) -> Result<(), VolumeError> {
+    let size_bytes = volume.size.bytes();
     match offset_bytes.checked_add(len as u64) {
-        Some(end) if end <= volume.geometry.size_bytes => Ok(()),
+        Some(end) if end <= size_bytes => Ok(()),
         _ => Err(VolumeError::new(
             ErrorKind::Invalid,
             &volume.uri,
-            format!(
-                "{len} bytes at {offset_bytes} lie past its end at {}",
-                volume.geometry.size_bytes
-            ),
+            format!("{len} bytes at {offset_bytes} lie past its end at {size_bytes}"),
         )),
     }
 }

@@ -17,9 +17,6 @@ pub(super) fn measure(
     read_only: bool,
 ) -> Result<Geometry, VolumeError> {
     let fail = |what: &str, error: rustix::io::Errno| VolumeError::io(uri, what, error.into());
-    // Works for both kinds, and leaves the offset where nobody looks at it.
-    let size_bytes = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))
-        .map_err(|error| fail("asking its size", error))?;
     let (block_bytes, physical, discard) = if device {
         let logical = rustix::fs::ioctl_blksszget(file)
             .map_err(|error| fail("asking its block size", error))?;
@@ -37,8 +34,7 @@ pub(super) fn measure(
         return Err(VolumeError::new(ErrorKind::Unsupported, uri, what));
     }
     Ok(Geometry {
-        // Whole blocks only: writing the last part of one would make a file longer.
-        size_bytes: size_bytes - size_bytes % u64::from(block_bytes),
+        size_bytes: measure_size(uri, file, block_bytes)?,
         block_bytes,
         physical_block_bytes: physical.max(block_bytes),
         // Nobody promises more of a long write: the physical block may be torn while a part of it is
@@ -47,6 +43,18 @@ pub(super) fn measure(
         discard: discard && !read_only,
         read_only,
     })
+}
+
+/// The size as it is now. Whole blocks only: writing the last part of one would make a file longer.
+pub(super) fn measure_size(
+    uri: &str,
+    file: &OwnedFd,
+    block_bytes: u32,
+) -> Result<u64, VolumeError> {
+    // Works for both kinds, and leaves the offset where nobody looks at it.
+    let size_bytes = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))
+        .map_err(|error| VolumeError::io(uri, "asking its size", error.into()))?;
+    Ok(size_bytes - size_bytes % u64::from(block_bytes))
 }
 
 /// The alignment that O_DIRECT wants of offsets and memory on this file (statx(2), Linux 6.1);

@@ -11,7 +11,7 @@ use sealblk_block::{ErrorKind, Geometry, VolumeError};
 
 use super::cluster::{Cluster, check, failure, text};
 use super::library::{Api, ImageT};
-use crate::{FENCED, Listener, RbdName, VolumeEvent};
+use crate::{FENCED, Listener, RbdName, Size, VolumeEvent};
 
 /// virtio's unit: an image has no blocks of its own.
 const BLOCK_BYTES: u32 = 512;
@@ -32,10 +32,9 @@ pub(super) struct Image {
     cluster: Cluster,
     uri: String,
     read_only: bool,
-    /// Bytes, as the cluster last said.
-    size: AtomicU64,
-    /// The size when it was opened.
-    opened_bytes: u64,
+    size: Size,
+    /// The size that the listener was told of, in bytes.
+    told_bytes: AtomicU64,
     fenced: AtomicBool,
     listener: Mutex<Option<Listener>>,
 }
@@ -89,8 +88,8 @@ impl Image {
             cluster,
             uri: uri.to_owned(),
             read_only,
-            size: AtomicU64::new(0),
-            opened_bytes: 0,
+            size: Size::new(0),
+            told_bytes: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
             listener: Mutex::new(None),
         };
@@ -98,8 +97,9 @@ impl Image {
             this.check_features()?;
             this.check_cache()?;
         }
-        this.opened_bytes = this.ask_size()?;
-        this.size = AtomicU64::new(this.opened_bytes);
+        let size_bytes = this.measure_size()?;
+        this.size = Size::new(size_bytes);
+        this.told_bytes = AtomicU64::new(size_bytes);
         Ok(this)
     }
 
@@ -184,7 +184,7 @@ impl Image {
 
     pub(super) fn geometry(&self) -> Geometry {
         Geometry {
-            size_bytes: self.opened_bytes - self.opened_bytes % u64::from(BLOCK_BYTES),
+            size_bytes: self.size.bytes(),
             block_bytes: BLOCK_BYTES,
             physical_block_bytes: PHYSICAL_BLOCK_BYTES,
             // A write to one object is a transaction, but a write may reach into two.
@@ -194,23 +194,25 @@ impl Image {
         }
     }
 
-    /// Asks the cluster; blocks.
-    pub(super) fn ask_size(&self) -> Result<u64, VolumeError> {
+    /// Whole blocks that there are now, in bytes; asks the cluster, and blocks.
+    pub(super) fn measure_size(&self) -> Result<u64, VolumeError> {
         let mut size = 0;
         // SAFETY: the image is open; it writes one integer.
         let asked = unsafe { (self.api().rbd_get_size)(self.image, &raw mut size) };
         check(&self.uri, "asking its size", asked)?;
-        Ok(size)
+        Ok(size - size % u64::from(BLOCK_BYTES))
     }
 
-    /// Bytes that there are now, as far as we know.
-    pub(super) fn size(&self) -> u64 {
-        self.size.load(Relaxed)
+    /// Bytes in use.
+    pub(super) fn size(&self) -> &Size {
+        &self.size
     }
 
-    /// Remembers the image's size; whether it is another one.
-    pub(super) fn set_size(&self, bytes: u64) -> bool {
-        self.size.swap(bytes, Relaxed) != bytes
+    /// Tells of a size that was not told of yet.
+    pub(super) fn tell_size(&self, size_bytes: u64) {
+        if self.told_bytes.swap(size_bytes, Relaxed) != size_bytes {
+            self.tell(VolumeEvent::Resized { size_bytes });
+        }
     }
 
     pub(super) fn is_fenced(&self) -> bool {
@@ -294,10 +296,12 @@ impl Image {
 
     fn check_range(&self, offset_bytes: u64, len: usize) -> Result<(), VolumeError> {
         match offset_bytes.checked_add(len as u64) {
-            Some(end) if end <= self.size() => Ok(()),
+            Some(end) if end <= self.size.bytes() => Ok(()),
             _ => {
-                let what =
-                    format!("{len} bytes at {offset_bytes} lie past its end at {}", self.size());
+                let what = format!(
+                    "{len} bytes at {offset_bytes} lie past its end at {}",
+                    self.size.bytes()
+                );
                 Err(VolumeError::new(ErrorKind::Invalid, &self.uri, what))
             }
         }

@@ -152,7 +152,7 @@ impl RbdLane {
             LaneOp::Discard { offset_bytes, len_bytes } => (offset_bytes, len_bytes),
             LaneOp::Flush => return true,
         };
-        offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.image.size())
+        offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.image.size().bytes())
     }
 }
 

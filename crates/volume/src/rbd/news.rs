@@ -14,7 +14,6 @@ use sealblk_block::VolumeError;
 
 use super::cluster::check;
 use super::image::Image;
-use crate::VolumeEvent;
 
 /// A watch of an image's header.
 pub(super) struct News {
@@ -82,8 +81,7 @@ extern "C" fn updated(arg: *mut c_void) {
 
 fn look(image: &Image) {
     // If it can't be asked now, its I/O says why.
-    let Ok(size_bytes) = image.ask_size() else { return };
-    if image.set_size(size_bytes) {
-        image.tell(VolumeEvent::Resized { size_bytes });
+    if let Ok(size_bytes) = image.measure_size() {
+        image.tell_size(size_bytes);
     }
 }

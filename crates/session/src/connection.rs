@@ -10,6 +10,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use sealblk_virtqueue::QueueHost;
@@ -17,20 +18,25 @@ use sealblk_virtqueue::blk::DiskProfile;
 use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
+use crate::capacity::Capacity;
+use crate::channel::{self, HEADER_BYTES};
 use crate::event::{Event, Reporter};
 use crate::handler::Handler;
-
-/// Request, flags, size: 32 bits each (vhost-user specification, "Header").
-const HEADER_BYTES: usize = 12;
 
 /// What the next message's header says, before the `vhost` crate consumes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Peeked {
     request: Option<FrontendReq>,
     need_reply: bool,
+    has_payload: bool,
 }
 
 impl Peeked {
+    /// A message that the `vhost` crate doesn't do for us.
+    fn is_channel(self) -> bool {
+        self.request == Some(FrontendReq::SET_BACKEND_REQ_FD) && !self.has_payload
+    }
+
     fn name(self) -> String {
         self.request.map_or_else(|| "message".to_owned(), |request| format!("{request:?}"))
     }
@@ -74,12 +80,64 @@ fn peek(stream: &UnixStream) -> std::io::Result<Option<Peeked>> {
     // A header that trickles in is read as it comes by handle_request; here it stays unknown.
     let (words, _) = header.as_chunks::<4>();
     Ok(Some(match words {
-        [request, flags, _] if got == HEADER_BYTES => Peeked {
+        [request, flags, size] if got == HEADER_BYTES => Peeked {
             request: FrontendReq::try_from(u32::from_ne_bytes(*request)).ok(),
             need_reply: u32::from_ne_bytes(*flags) & VhostUserHeaderFlag::NEED_REPLY.bits() != 0,
+            has_payload: *size != [0; 4],
         },
-        _ => Peeked { request: None, need_reply: false },
+        _ => Peeked { request: None, need_reply: false, has_payload: true },
     }))
+}
+
+/// Waits for a message, and tells the front-end of the disk's size meanwhile where it should know.
+/// That comes behind messages that are there already: QEMU, told in the middle of a row of them,
+/// would have to look at once.
+fn wait(
+    stream: &UnixStream,
+    capacity: &Capacity,
+    handler: &Mutex<Handler<'_>>,
+    reporter: &mut Reporter<'_>,
+) {
+    const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        let news = lock(handler).size_is_news();
+        let mut fds =
+            [PollFd::new(stream, PollFlags::IN), PollFd::new(capacity.news(), PollFlags::IN)];
+        // Only a signal makes this fail; the events are then none.
+        let _ = poll(&mut fds, news.then_some(&AT_ONCE));
+        let [spoken, woken] = fds.map(|fd| !fd.revents().is_empty());
+        if spoken {
+            return;
+        }
+        if woken {
+            capacity.heard();
+        } else if news {
+            reporter.report(&match lock(handler).tell_size() {
+                Ok(sectors) => Event::SizeTold { sectors },
+                Err(error) => Event::ChannelFailed { reason: error.to_string() },
+            });
+        }
+    }
+}
+
+/// Carries out `SET_BACKEND_REQ_FD`; whether the connection goes on.
+fn take_channel(
+    stream: &UnixStream,
+    peeked: Peeked,
+    handler: &Mutex<Handler<'_>>,
+    reporter: &mut Reporter<'_>,
+) -> std::io::Result<bool> {
+    let mut handler = lock(handler);
+    let outcome = channel::receive(stream)?.and_then(|channel| handler.set_channel(channel));
+    let told = peeked.told(handler.acknowledges());
+    if told {
+        channel::acknowledge(stream, outcome.is_err())?;
+    }
+    if let Err(reason) = outcome {
+        reporter.report(&Event::Refused { message: peeked.name(), reason: reason.to_owned() });
+        return Ok(told);
+    }
+    Ok(true)
 }
 
 /// Serves one front-end until it closes, is shut down or breaks the protocol. Gives the reason, if it
@@ -87,6 +145,7 @@ fn peek(stream: &UnixStream) -> std::io::Result<Option<Peeked>> {
 pub(crate) fn serve(
     stream: &UnixStream,
     disk: &DiskProfile,
+    capacity: &Capacity,
     host: &mut dyn QueueHost,
     writeback: &mut bool,
     reporter: &mut Reporter<'_>,
@@ -99,10 +158,11 @@ pub(crate) fn serve(
             return None;
         }
     };
-    let handler = Arc::new(Mutex::new(Handler::new(disk, host, writeback)));
+    let handler = Arc::new(Mutex::new(Handler::new(disk, capacity, host, writeback)));
     let mut requests = BackendReqHandler::from_stream(own, Arc::clone(&handler));
     let mut first = true;
     let reason = loop {
+        wait(stream, capacity, &handler, reporter);
         let peeked = match peek(stream) {
             Ok(Some(peeked)) => peeked,
             Ok(None) => break "it closed the connection".to_owned(),
@@ -111,6 +171,13 @@ pub(crate) fn serve(
         if std::mem::take(&mut first) {
             connected(true);
             reporter.report(&Event::Connected);
+        }
+        if peeked.is_channel() {
+            match take_channel(stream, peeked, &handler, reporter) {
+                Ok(true) => continue,
+                Ok(false) => break format!("sent away after the refused {}", peeked.name()),
+                Err(error) => break format!("cannot speak with it: {error}"),
+            }
         }
         let result = requests.handle_request();
         let (acknowledges, config_refusal) = {

@@ -24,6 +24,16 @@ pub enum Event {
         /// What is wrong with it.
         reason: String,
     },
+    /// The front-end was told that the disk has another size.
+    SizeTold {
+        /// In 512-byte sectors.
+        sectors: u64,
+    },
+    /// The front-end's channel for such news doesn't work; it is let go.
+    ChannelFailed {
+        /// The system's reason.
+        reason: String,
+    },
     /// No new client can be accepted for now.
     AcceptFailed {
         /// The system's reason.
@@ -37,6 +47,12 @@ impl fmt::Display for Event {
             Self::Connected => f.write_str("front-end connected"),
             Self::Disconnected { reason } => write!(f, "front-end disconnected: {reason}"),
             Self::Refused { message, reason } => write!(f, "{message} refused: {reason}"),
+            Self::SizeTold { sectors } => {
+                write!(f, "front-end told of the disk's size: {sectors} sectors of 512 bytes")
+            }
+            Self::ChannelFailed { reason } => {
+                write!(f, "the front-end can't be told of the disk's size: {reason}")
+            }
             Self::AcceptFailed { reason } => write!(f, "cannot accept a front-end: {reason}"),
         }
     }

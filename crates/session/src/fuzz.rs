@@ -13,6 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use sealblk_virtqueue::blk::DiskProfile;
 use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 
+use crate::capacity::Capacity;
 use crate::connection;
 use crate::event::{Event, Reporter};
 
@@ -82,6 +83,7 @@ fn disk() -> DiskProfile {
 /// endian, and as many bytes.
 pub fn fuzz_messages(input: &[u8]) {
     let disk = disk();
+    let Ok(capacity) = Capacity::new(disk.capacity_sectors) else { return };
     let Ok((ours, theirs)) = UnixStream::pair() else { return };
     std::thread::scope(|threads| {
         let _unblock = ShutDown(&ours);
@@ -98,7 +100,15 @@ pub fn fuzz_messages(input: &[u8]) {
         let mut writeback = true;
         let ignore = |_: &Event, _| {};
         let mut reporter = Reporter::new(&ignore);
-        connection::serve(&ours, &disk, &mut host, &mut writeback, &mut reporter, &|_| {});
+        connection::serve(
+            &ours,
+            &disk,
+            &capacity,
+            &mut host,
+            &mut writeback,
+            &mut reporter,
+            &|_| {},
+        );
         assert!(!host.running.contains(&true), "a queue still runs after the connection's end");
     });
 }

@@ -4,8 +4,7 @@
 //! error changes nothing that a queue depends on. Which errors end the connection is decided in
 //! `connection.rs`.
 //!
-//! Deliberately absent: dirty logging (`LOG_ALL`, `LOG_SHMFD`), the back-end's own channel
-//! (`BACKEND_REQ`), post-copy, device state, shared objects: not offered, and refused.
+//! Deliberately absent: dirty logging (`LOG_ALL`, `LOG_SHMFD`), post-copy, device state, shared objects: not offered, and refused.
 
 use std::fs::File;
 use std::io;
@@ -22,6 +21,8 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use crate::capacity::Capacity;
+use crate::channel::Channel;
 use crate::rings::{RING_SIZE_MAX, RingAddresses, RingError, RingFeatures, Rings};
 
 /// The protocol features we speak.
@@ -29,7 +30,8 @@ const OFFERED: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
-    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD);
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
+    .union(VhostUserProtocolFeatures::BACKEND_REQ);
 
 /// Bytes of configuration space that a front-end may read: QEMU's `VHOST_USER_MAX_CONFIG_SIZE`.
 /// What lies past the disk's own fields reads as zero.
@@ -73,6 +75,7 @@ impl From<RingError> for Error {
 /// One front-end's view of the disk.
 pub(crate) struct Handler<'a> {
     disk: &'a DiskProfile,
+    capacity: &'a Capacity,
     rings: Rings<'a>,
     /// The driver's choice of write cache. It outlives the connection: a front-end that reconnects
     /// doesn't repeat it.
@@ -81,23 +84,32 @@ pub(crate) struct Handler<'a> {
     features_read: bool,
     protocol_features: u64,
     config_refusal: Option<String>,
+    /// Where the front-end wants to be told of changes.
+    channel: Option<Channel>,
+    /// The size that it was told, or told to look at, last; none on a new connection, as QEMU does
+    /// not read the configuration again when it reconnects.
+    told: Option<u64>,
 }
 
 impl<'a> Handler<'a> {
     /// A handler without any state from the front-end.
     pub(crate) fn new(
         disk: &'a DiskProfile,
+        capacity: &'a Capacity,
         host: &'a mut dyn QueueHost,
         writeback: &'a mut bool,
     ) -> Self {
         Self {
             disk,
+            capacity,
             rings: Rings::new(host, disk.queues()),
             writeback,
             features: None,
             features_read: false,
             protocol_features: 0,
             config_refusal: None,
+            channel: None,
+            told: None,
         }
     }
 
@@ -112,6 +124,39 @@ impl<'a> Handler<'a> {
     /// itself.
     pub(crate) fn take_config_refusal(&mut self) -> Option<String> {
         self.config_refusal.take()
+    }
+
+    /// Takes the channel that the front-end gave, if that was negotiated.
+    pub(crate) fn set_channel(
+        &mut self,
+        channel: Channel,
+    ) -> std::result::Result<(), &'static str> {
+        if self.protocol_features & VhostUserProtocolFeatures::BACKEND_REQ.bits() == 0 {
+            return Err("BACKEND_REQ was not negotiated");
+        }
+        self.channel = Some(channel);
+        Ok(())
+    }
+
+    /// The front-end should be told that the disk has another size than it knows. Not before a
+    /// queue runs: QEMU does not listen to that while its device isn't started.
+    pub(crate) fn size_is_news(&self) -> bool {
+        self.channel.is_some()
+            && self.rings.any_running().is_some()
+            && self.told != Some(self.capacity.sectors())
+    }
+
+    /// Tells it; the size. A channel that fails is let go.
+    pub(crate) fn tell_size(&mut self) -> io::Result<u64> {
+        let sectors = self.capacity.sectors();
+        self.told = Some(sectors);
+        if let Some(channel) = &self.channel
+            && let Err(error) = channel.config_changed()
+        {
+            self.channel = None;
+            return Err(error);
+        }
+        Ok(sectors)
     }
 
     fn offered(&self) -> u64 {
@@ -137,13 +182,18 @@ impl<'a> Handler<'a> {
         self.rings.host().set_writeback(writeback).map_err(Refusal::Writeback)
     }
 
-    fn config(&self, offset: u32, len: u32) -> std::result::Result<Vec<u8>, Refusal> {
+    fn config(&mut self, offset: u32, len: u32) -> std::result::Result<Vec<u8>, Refusal> {
         let mut space = [0; CONFIG_BYTES_MAX];
-        let fields = self.disk.config(*self.writeback);
+        let capacity_sectors = self.capacity.sectors();
+        let disk = DiskProfile { capacity_sectors, ..self.disk.clone() };
+        let fields = disk.config(*self.writeback);
         for (to, from) in space.iter_mut().zip(&fields) {
             *to = *from;
         }
         let range = usize::try_from(offset).ok().zip(usize::try_from(len).ok());
+        if offset == 0 && len as usize >= size_of::<u64>() {
+            self.told = Some(capacity_sectors);
+        }
         range
             .and_then(|(start, len)| space.get(start..start.checked_add(len)?))
             .map(<[u8]>::to_vec)

@@ -13,6 +13,8 @@
 //!
 //! Deliberately absent: `unsafe`, dirty logging, packed rings, a second front-end at the same time.
 
+mod capacity;
+mod channel;
 mod connection;
 mod event;
 mod fuzz;
@@ -21,6 +23,7 @@ mod rings;
 mod session;
 mod socket;
 
+pub use capacity::CapacityHandle;
 pub use event::{Event, Observer};
 #[doc(hidden)]
 pub use fuzz::fuzz_messages;

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use sealblk_virtqueue::QueueHost;
 use sealblk_virtqueue::blk::DiskProfile;
 
+use crate::capacity::{Capacity, CapacityHandle};
 use crate::connection;
 use crate::event::{Event, Observer, Reporter};
 use crate::socket::{Listener, SocketError};
@@ -93,6 +94,7 @@ impl StopHandle {
 pub struct Session {
     listener: Listener,
     disk: DiskProfile,
+    capacity: Arc<Capacity>,
     shared: Arc<Shared>,
 }
 
@@ -101,20 +103,21 @@ impl Session {
     /// socket's file goes with the session.
     pub fn bind(socket: &SocketConfig, disk: DiskProfile) -> Result<Self, SocketError> {
         let listener = Listener::bind(&socket.path, socket.mode, socket.group)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| {
-            SocketError::System {
-                path: socket.path.clone(),
-                what: "make an eventfd",
-                source: errno.into(),
-            }
-        })?;
+        let fail = |source| SocketError::System {
+            path: socket.path.clone(),
+            what: "make an eventfd",
+            source,
+        };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| fail(errno.into()))?;
+        let capacity = Capacity::new(disk.capacity_sectors).map_err(fail)?;
         let shared = Shared {
             wake,
             stopping: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             stream: Mutex::new(None),
         };
-        Ok(Self { listener, disk, shared: Arc::new(shared) })
+        Ok(Self { listener, disk, capacity: Arc::new(capacity), shared: Arc::new(shared) })
     }
 
     /// The socket's path.
@@ -125,6 +128,11 @@ impl Session {
     /// To end it.
     pub fn stop_handle(&self) -> StopHandle {
         StopHandle(Arc::clone(&self.shared))
+    }
+
+    /// To let it grow.
+    pub fn capacity_handle(&self) -> CapacityHandle {
+        CapacityHandle(Arc::clone(&self.capacity))
     }
 
     /// Serves one front-end after the other with `host`, until stopped. Blocks.
@@ -154,6 +162,7 @@ impl Session {
             let reason = connection::serve(
                 &stream,
                 &self.disk,
+                &self.capacity,
                 host,
                 &mut writeback,
                 &mut reporter,

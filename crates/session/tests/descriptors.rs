@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::os::unix::net::UnixStream;
+
 use common::{Qemu, Served, Version, inflight_shape, message, send_raw};
 use sealblk_session::fuzz_messages;
 use vhost::VhostBackend;
@@ -17,6 +19,9 @@ fn open_descriptors() -> usize {
 fn one_of_everything(served: &Served) {
     let mut qemu = Qemu::realize(&served.path(), Version::V10);
     let inflight = qemu.front.get_inflight_fd(&inflight_shape()).unwrap();
+    let (_channel, theirs) = UnixStream::pair().unwrap();
+    qemu.front.set_backend_request_fd(&theirs).unwrap();
+    drop(theirs);
     qemu.start(Some(&inflight));
     qemu.front.add_mem_region(&qemu.ram.info).unwrap_err();
     qemu.front.set_vring_kick(0, &qemu.kicks[1]).unwrap();
@@ -29,9 +34,11 @@ fn one_of_everything(served: &Served) {
     for request in 0..46 {
         for kind in [1, 2, 7, 9, 15] {
             let request = FrontendReq::try_from(request).unwrap_or(FrontendReq::SET_MEM_TABLE);
-            let bytes = message(request, true, &[0; 40]);
-            let len = u16::try_from(bytes.len()).unwrap().to_le_bytes();
-            fuzz_messages(&[&[kind], &len[..], &bytes].concat());
+            for payload in [&[][..], &[0; 40]] {
+                let bytes = message(request, true, payload);
+                let len = u16::try_from(bytes.len()).unwrap().to_le_bytes();
+                fuzz_messages(&[&[kind], &len[..], &bytes].concat());
+            }
         }
     }
 }

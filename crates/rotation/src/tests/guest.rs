@@ -209,6 +209,13 @@ impl Guest {
         bytes.iter().all(|byte| *byte == first).then_some(first)
     }
 
+    /// Writes a block without noting it.
+    pub(super) fn fill(&mut self, block: usize, byte: u8) {
+        let mut bytes = vec![byte; self.unit];
+        self.crypt(block, &mut bytes, true);
+        self.volume.write_at(self.offset(block), &bytes).unwrap();
+    }
+
     fn check(&mut self, block: usize) {
         let extent = self.block_extent(block);
         let mut bytes = vec![0; self.unit];

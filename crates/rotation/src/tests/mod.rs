@@ -3,6 +3,7 @@
 
 mod faults;
 mod fenced;
+mod grown;
 mod guest;
 mod lost;
 mod power;

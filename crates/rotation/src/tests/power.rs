@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::*;
+use crate::TakenUp;
 
 /// What was issued, in order.
 enum Event {
@@ -84,14 +85,14 @@ impl Volume for Logged {
 }
 
 /// A rotation's log, and what the disk and the guest were before it.
-struct Recorded {
-    shape: Shape,
+pub(super) struct Recorded {
+    pub(super) shape: Shape,
     before: Vec<u8>,
     plain: Vec<u8>,
     events: Vec<Event>,
 }
 
-fn record(shape: Shape, seed: u64) -> Recorded {
+pub(super) fn record(shape: Shape, seed: u64) -> Recorded {
     let mut world = World::new(shape, seed);
     let begun = world.begin();
     let mut before = vec![0; world.inner.geometry().size_bytes as usize];
@@ -114,13 +115,34 @@ fn record(shape: Shape, seed: u64) -> Recorded {
 }
 
 /// A disk after a power cut, and what the guest may read of each block that was not flushed.
-struct Cut {
+pub(super) struct Cut {
     image: Vec<u8>,
     legal: HashMap<usize, Vec<u8>>,
     plain: Vec<u8>,
 }
 
+impl Cut {
+    /// The header says that a zone is in work.
+    pub(super) fn is_in_a_zone(&self) -> bool {
+        let bytes = self.image.len() as u64;
+        let volume = MemoryVolume::new(bytes, 512).unwrap();
+        volume.write_at(0, &self.image).unwrap();
+        let header = Header::load(&mut Reader(&volume), &Policy::default()).unwrap();
+        matches!(header.rotation_status(), Ok(sealblk_luks::RotationStatus::Crash { .. }))
+    }
+}
+
 impl Recorded {
+    /// The power goes after the `state`th of `states` equal parts of what was issued.
+    pub(super) fn cut_at(
+        &self,
+        state: usize,
+        states: usize,
+        roll: &mut dyn FnMut(usize) -> usize,
+    ) -> Cut {
+        self.cut(1 + (self.events.len() - 1) * state / (states - 1), 0, roll)
+    }
+
     /// The power goes after `end` events. Of what came after the last flush but `lies`, any part is
     /// there. `lies` above 0 is a control: a disk whose last flushes did nothing.
     fn cut(&self, end: usize, lies: usize, roll: &mut dyn FnMut(usize) -> usize) -> Cut {
@@ -158,7 +180,12 @@ impl Recorded {
 
     /// What the next start makes of it; why it is wrong, if it is.
     fn judge(&self, cut: &Cut) -> Result<(), String> {
-        let bytes = cut.image.len() as u64;
+        self.judge_grown(cut, 0).map(|_| ())
+    }
+
+    /// The same on a volume that has grown by `more_bytes` meanwhile, with what may be served.
+    pub(super) fn judge_grown(&self, cut: &Cut, more_bytes: u64) -> Result<Restarted, String> {
+        let bytes = cut.image.len() as u64 + more_bytes;
         let inner: Arc<dyn Volume> =
             Arc::new(MemoryVolume::new(bytes, self.shape.block_bytes).unwrap());
         inner.write_at(0, &cut.image).unwrap();
@@ -171,7 +198,7 @@ impl Recorded {
         let params = params(&*inner, ZONE_BYTES);
         let taken = try_take_up(&*inner, &unlocked, params, None)
             .map_err(|error| RotationError::from(error).to_string())?;
-        let mut reader = Guest::reader(inner, taken.segments, self.shape);
+        let mut reader = Guest::reader(inner.clone(), taken.segments.clone(), self.shape);
         for (block, byte) in cut.plain.iter().enumerate() {
             let read = reader.uniform_byte(block);
             let legal = cut.legal.get(&block);
@@ -183,12 +210,19 @@ impl Recorded {
                 return Err(format!("block {block} reads {read:?}, not {byte} or {legal:?}"));
             }
         }
-        Ok(())
+        Ok(Restarted { volume: inner, unlocked, taken })
     }
 }
 
+/// A disk after the next start.
+pub(super) struct Restarted {
+    pub(super) volume: Arc<dyn Volume>,
+    pub(super) unlocked: Unlocked,
+    pub(super) taken: TakenUp,
+}
+
 /// xorshift64* (Vigna, 2016)
-fn dice(mut state: u64) -> impl FnMut(usize) -> usize {
+pub(super) fn dice(mut state: u64) -> impl FnMut(usize) -> usize {
     move |sides| {
         state ^= state >> 12;
         state ^= state << 25;

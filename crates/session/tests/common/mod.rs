@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use sealblk_session::{Event, Session, SocketConfig, StopHandle};
+use sealblk_session::{CapacityHandle, Event, Session, SocketConfig, StopHandle};
 use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_virtqueue::{QueueHost, QueueSetup, StartError};
 use vhost::vhost_user::message::{
@@ -131,6 +131,7 @@ impl QueueHost for RecordingHost {
 pub struct Served {
     dir: tempfile::TempDir,
     pub stop: StopHandle,
+    pub capacity: CapacityHandle,
     thread: Option<JoinHandle<()>>,
     calls: Arc<Mutex<Vec<Call>>>,
     events: Receiver<Event>,
@@ -140,7 +141,7 @@ impl Served {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let session = Session::bind(&SocketConfig::new(dir.path().join("disk")), disk()).unwrap();
-        let stop = session.stop_handle();
+        let (stop, capacity) = (session.stop_handle(), session.capacity_handle());
         let calls = Arc::new(Mutex::new(Vec::new()));
         let (sender, events) = channel();
         let mut host = RecordingHost {
@@ -151,7 +152,7 @@ impl Served {
             session.run(&mut host, &|event, _| sender.send(event.clone()).unwrap());
             assert!(host.running.iter().all(Option::is_none), "a queue runs after the end");
         });
-        Self { dir, stop, thread: Some(thread), calls, events }
+        Self { dir, stop, capacity, thread: Some(thread), calls, events }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -244,6 +245,19 @@ pub struct Qemu {
 impl Qemu {
     /// Connects and does what QEMU does when the device is realized.
     pub fn realize(path: &Path, version: Version) -> Self {
+        let mut qemu = Self::connect(path, version);
+        let size = if version == Version::V7 { 57 } else { 60 };
+        let config = read_config(&mut qemu.front, 0, size);
+        assert_eq!(config.len(), size as usize);
+        qemu
+    }
+
+    /// The same when it has lost its back-end: it believes to know the configuration.
+    pub fn reconnect(path: &Path) -> Self {
+        Self::connect(path, Version::V10)
+    }
+
+    fn connect(path: &Path, version: Version) -> Self {
         let mut front = Frontend::connect(path, u64::from(QUEUES)).unwrap();
         let features = front.get_features().unwrap();
         assert_ne!(features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits(), 0);
@@ -263,9 +277,6 @@ impl Qemu {
                 front.set_vring_err(queue, call).unwrap();
             }
         }
-        let size = if version == Version::V7 { 57 } else { 60 };
-        let config = read_config(&mut front, 0, size);
-        assert_eq!(config.len(), size as usize);
         Self { front, features, ram: memory(0, 4 * MEGABYTE), kicks, calls }
     }
 
@@ -331,6 +342,7 @@ pub fn protocol_features() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+        | VhostUserProtocolFeatures::BACKEND_REQ
 }
 
 fn libc_nonblock() -> i32 {

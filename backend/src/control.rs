@@ -13,12 +13,14 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use sealblk_api::{
-    HEALTH_PATH, Health, METRICS_PATH, Refusal, Rotation, RotationOrder, STATUS_PATH, Status,
+    HEALTH_PATH, Health, METRICS_PATH, Refusal, Resize, Rotation, RotationOrder, STATUS_PATH,
+    Status,
 };
+use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -26,6 +28,9 @@ use crate::socket::{self, SocketError, SocketFile};
 
 /// Path of a volume's rotation, as [`sealblk_api::rotation_path`] makes it.
 const ROTATION_ROUTE: &str = "/v1/volumes/{name}/rotation";
+
+/// Path of a volume's size, as [`sealblk_api::resize_path`] makes it.
+const RESIZE_ROUTE: &str = "/v1/volumes/{name}/resize";
 
 /// An order is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Orders something of a volume's rotation. Blocks, seconds if need be (keys are fetched and
     /// stretched): what is wrong with an order is its answer.
     fn order(&self, volume: &str, order: RotationOrder) -> Result<Rotation, Refused>;
+
+    /// Asks a volume how large it is, and lets its disk grow with it. Blocks as storage does.
+    fn resize(&self, volume: &str) -> Result<Resize, Refused>;
 }
 
 /// Who is at the other end; none where the kernel doesn't say.
@@ -115,6 +123,7 @@ fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
         .route(HEALTH_PATH, get(health))
         .route(METRICS_PATH, get(metrics))
         .route(ROTATION_ROUTE, get(rotation).post(order))
+        .route(RESIZE_ROUTE, post(resize))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(allowed, guard))
         .with_state(source)
@@ -158,9 +167,21 @@ async fn order(
     )
 }
 
-fn answer(volume: &str, outcome: Result<Rotation, Refused>) -> Response {
+async fn resize(
+    State(source): State<Arc<dyn Source>>,
+    UrlPath(volume): UrlPath<String>,
+) -> Response {
+    let name = volume.clone();
+    let outcome = tokio::task::spawn_blocking(move || source.resize(&name)).await;
+    answer(
+        &volume,
+        outcome.unwrap_or_else(|_| Err(Refused::Conflict("a defect; see the log".into()))),
+    )
+}
+
+fn answer(volume: &str, outcome: Result<impl Serialize, Refused>) -> Response {
     match outcome {
-        Ok(rotation) => Json(rotation).into_response(),
+        Ok(told) => Json(told).into_response(),
         Err(Refused::NoSuchVolume) => {
             refuse(StatusCode::NOT_FOUND, &format!("no volume has the name {volume:?}"))
         }
@@ -215,6 +236,13 @@ mod tests {
                     Ok(Rotation { limit_bytes: rate_bytes, ..Rotation::default() })
                 }
                 _ => Err(Refused::Conflict("not now".to_owned())),
+            }
+        }
+
+        fn resize(&self, volume: &str) -> Result<Resize, Refused> {
+            match volume {
+                "a b" => Ok(Resize { capacity_bytes: 4096, ..Resize::default() }),
+                _ => Err(Refused::NoSuchVolume),
             }
         }
     }
@@ -290,6 +318,16 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("not now"), "{answer}");
         let answer = post(&path, r#"{"action":"explode"}"#).await;
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_asked_for_its_size_by_its_name() {
+        let answer = post(&sealblk_api::resize_path("a b"), "null").await;
+        assert!(answer.contains("\"capacity_bytes\":4096"), "{answer}");
+        let answer = post(&sealblk_api::resize_path("b"), "").await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        let answer = ask(me(), &sealblk_api::resize_path("a b")).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     }
 
     #[tokio::test]

@@ -254,6 +254,7 @@ impl Serving {
         let mut failure = None;
         for (index, (session, mut disk)) in bound.into_iter().enumerate() {
             let stop = session.stop_handle();
+            disk.growth.told_by(session.capacity_handle());
             let (name, view) = (disk.name.clone(), disk.view(stop.clone()));
             let mut notice = EndNotice { index, outcome: Ok(()), ends: ends_in.clone() };
             let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
@@ -340,7 +341,9 @@ fn bind(disk: &Opened) -> anyhow::Result<Session> {
 /// What happens on a disk's socket, in the log. Called by the session's thread.
 fn log_event(event: &Event, dropped: u64) {
     match event {
-        Event::Connected | Event::Disconnected { .. } => tracing::info!("{event}"),
+        Event::Connected | Event::Disconnected { .. } | Event::SizeTold { .. } => {
+            tracing::info!("{event}")
+        }
         _ => tracing::warn!("{event}"),
     }
     if dropped > 0 {

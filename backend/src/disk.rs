@@ -20,6 +20,7 @@ use sealblk_volume::{OpenOptions, Volume};
 
 use crate::aging::Aging;
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
+use crate::growth::{Growth, Layout, is_dynamic};
 use crate::host::Host;
 use crate::mend::mend_header;
 use crate::rotator::{Parts, Rotator};
@@ -51,6 +52,7 @@ pub(crate) struct Opened {
     status: VolumeStatus,
     /// None for a volume without keys.
     rotator: Option<Rotator>,
+    pub(crate) growth: Growth,
 }
 
 impl Opened {
@@ -59,6 +61,7 @@ impl Opened {
         View {
             fixed: self.status.clone(),
             rotator: self.rotator.clone(),
+            growth: self.growth.clone(),
             asked: self.host.asked(),
             stats: self.host.stats(),
             path: self.host.path(),
@@ -154,6 +157,20 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         }
         None => None,
     };
+    let growth = Growth::new(
+        &config.name,
+        &volume,
+        disk.grower(),
+        Layout::new(&unlocked.segments, profile.block_bytes, unlocked.dynamic),
+        rotator.clone(),
+        profile.capacity_sectors,
+    );
+    let size_ear = growth.ear();
+    volume.listen(Arc::new(move |event| size_ear(&event)));
+    if volume.measure_size().is_ok_and(|size_bytes| size_bytes != geometry.size_bytes) {
+        // It was resized while nobody listened.
+        growth.ask_soon();
+    }
     let status = VolumeStatus {
         name: config.name.clone(),
         uri: config.uri.clone(),
@@ -174,12 +191,15 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         volume,
         status,
         rotator,
+        growth,
     })
 }
 
 /// The segments of a volume, with their key.
 struct Unlocked {
     segments: Vec<SegmentSpec>,
+    /// They reach to the volume's end, also when it grows.
+    dynamic: bool,
     encryption: Option<Encryption>,
     keys: Option<Keys>,
 }
@@ -215,6 +235,7 @@ fn unlock(
     let aging = aging(&header, volume.geometry().read_only, config, ages);
     Ok(Unlocked {
         segments,
+        dynamic: is_dynamic(&header),
         encryption,
         keys: Some(Keys { unlocked, uuid: header.uuid(), key, rotation, aging }),
     })
@@ -351,7 +372,7 @@ fn plain(geometry: Geometry) -> Unlocked {
         sector_bytes: geometry.block_bytes,
         crypt: None,
     };
-    Unlocked { segments: vec![segment], encryption: None, keys: None }
+    Unlocked { segments: vec![segment], dynamic: true, encryption: None, keys: None }
 }
 
 fn explain(error: LuksError, key: &KeySource, hint: Option<&str>) -> anyhow::Error {

@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod daemon;
 mod disk;
+mod growth;
 mod host;
 mod limits;
 mod log;

@@ -9,11 +9,12 @@
 
 mod gate;
 mod memory;
+mod reserve;
 mod thread;
 
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use sealblk_api::{Rotation as Told, RotationOrder, RotationState};
@@ -27,6 +28,7 @@ use sealblk_rotation::{
 use sealblk_volume::Volume;
 
 use self::memory::Memory;
+pub(crate) use self::reserve::Busy;
 use crate::aging::{Aging, wall_clock};
 use crate::config::RotationPolicy;
 use crate::control::Refused;
@@ -60,6 +62,8 @@ struct Inner {
     parts: Parts,
     controls: Controls,
     state: Mutex<State>,
+    /// Called by the thread of a rotation that has ended.
+    when_ended: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// What changes.
@@ -70,6 +74,8 @@ struct State {
     watch: Watch,
     thread: Option<JoinHandle<()>>,
     running: bool,
+    /// No rotation may begin: see [`reserve`].
+    reserved: bool,
     /// The process ends.
     stopping: bool,
     /// It keeps to windows.
@@ -115,6 +121,7 @@ impl Rotator {
             watch: Watch::default(),
             thread: None,
             running: false,
+            reserved: false,
             stopping: false,
             by_schedule: false,
             paused: false,
@@ -124,7 +131,8 @@ impl Rotator {
             aging,
             not_before: 0,
         };
-        Self(Arc::new(Inner { parts, controls, state: Mutex::new(state) }))
+        let state = Mutex::new(state);
+        Self(Arc::new(Inner { parts, controls, state, when_ended: OnceLock::new() }))
     }
 
     /// Goes on with a rotation that the header tells of.
@@ -264,6 +272,9 @@ impl Rotator {
         }
         if state.running {
             return Err(UNDER_WAY.to_owned());
+        }
+        if state.reserved {
+            return Err("the volume is about to grow: try again".to_owned());
         }
         if self.0.parts.volume.geometry().read_only {
             return Err("it is served read-only".to_owned());

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use sealblk_api::{
-    Errors, QueueStatus, Requests, Rotation, RotationOrder, SessionState, Status, StorageState,
-    StorageStatus, VolumeStatus,
+    Errors, QueueStatus, Requests, Resize, Rotation, RotationOrder, SessionState, Status,
+    StorageState, StorageStatus, VolumeStatus,
 };
+use sealblk_block::SECTOR_BYTES;
 use sealblk_engine::{PathState, PathView, QueueCounts, QueueStats, StoragePath};
 use sealblk_session::StopHandle;
 
 use crate::control::{Refused, Source};
+use crate::growth::Growth;
 use crate::host::Asked;
 use crate::rotator::Rotator;
 
@@ -29,6 +31,7 @@ pub(crate) struct View {
     pub(crate) fixed: VolumeStatus,
     /// None for a volume without keys.
     pub(crate) rotator: Option<Rotator>,
+    pub(crate) growth: Growth,
     pub(crate) asked: Arc<Asked>,
     pub(crate) stats: Vec<Arc<QueueStats>>,
     pub(crate) path: Arc<StoragePath>,
@@ -45,10 +48,13 @@ impl Overview {
         self.disks.iter().filter_map(|disk| disk.rotator.as_ref())
     }
 
-    fn rotator(&self, volume: &str) -> Result<&Rotator, Refused> {
+    fn disk(&self, volume: &str) -> Result<&View, Refused> {
         let disk = self.disks.iter().find(|disk| disk.fixed.name == volume);
-        let disk = disk.ok_or(Refused::NoSuchVolume)?;
-        disk.rotator.as_ref().ok_or_else(|| {
+        disk.ok_or(Refused::NoSuchVolume)
+    }
+
+    fn rotator(&self, volume: &str) -> Result<&Rotator, Refused> {
+        self.disk(volume)?.rotator.as_ref().ok_or_else(|| {
             Refused::Conflict("it is served unencrypted, so it has no key to rotate".to_owned())
         })
     }
@@ -78,6 +84,10 @@ impl Source for Overview {
     fn order(&self, volume: &str, order: RotationOrder) -> Result<Rotation, Refused> {
         self.rotator(volume)?.order(order)
     }
+
+    fn resize(&self, volume: &str) -> Result<Resize, Refused> {
+        self.disk(volume)?.growth.ask()
+    }
 }
 
 impl View {
@@ -91,6 +101,7 @@ impl View {
                 (false, true) => SessionState::Connected,
                 (false, false) => SessionState::Waiting,
             },
+            capacity_bytes: self.growth.capacity_sectors() * SECTOR_BYTES,
             writeback: self.asked.writeback(),
             storage: storage_status(
                 self.path.view(),

@@ -51,8 +51,11 @@ fn opened(volume: Arc<dyn Volume>) -> Opened {
     let unlocked = plain(volume.geometry());
     let profile = profile(&config, volume.geometry(), &unlocked.segments, "").unwrap();
     let disk = Disk::new(&volume, &unlocked.segments, &profile, &engine_config(&config)).unwrap();
+    let layout = Layout::new(&unlocked.segments, profile.block_bytes, unlocked.dynamic);
+    let sectors = profile.capacity_sectors;
     Opened {
         rotator: None,
+        growth: Growth::new("a", &volume, disk.grower(), layout, None, sectors),
         name: config.name,
         socket: config.socket,
         profile,

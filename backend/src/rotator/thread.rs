@@ -38,6 +38,9 @@ pub(super) fn spawn(inner: Arc<Inner>, task: Task) -> io::Result<JoinHandle<()>>
             }
             rotate(&inner, task);
             inner.lock().running = false;
+            if let Some(tell) = inner.when_ended.get() {
+                tell();
+            }
             // The stack's memory may serve another thread next.
             wipe_stack();
         },

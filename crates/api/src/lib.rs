@@ -6,8 +6,10 @@
 //!
 //! Deliberately absent: keys, passphrases, and anything derived from them.
 
+mod resize;
 mod rotation;
 
+pub use resize::{Resize, resize_path};
 pub use rotation::{KeyAge, Rotation, RotationOrder, RotationState, rotation_path};
 use serde::{Deserialize, Serialize};
 

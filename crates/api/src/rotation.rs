@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 /// `GET`: the volume's [`Rotation`]. `POST` of a [`RotationOrder`]: the [`Rotation`] after it. The
 /// name is percent-encoded where a path needs that.
 pub fn rotation_path(volume: &str) -> String {
+    volume_path(volume, "rotation")
+}
+
+/// The path of something of a volume.
+pub(crate) fn volume_path(volume: &str, what: &str) -> String {
     let mut path = String::from("/v1/volumes/");
     for byte in volume.bytes() {
         match byte {
@@ -14,7 +19,8 @@ pub fn rotation_path(volume: &str) -> String {
             other => path.push_str(&format!("%{other:02X}")),
         }
     }
-    path.push_str("/rotation");
+    path.push('/');
+    path.push_str(what);
     path
 }
 

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Header(HeaderCommand),
     /// Rewrite a damaged header copy from the good one. The volume must not be served meanwhile
     Repair(Repair),
+    /// Have a running daemon ask a volume how large it is: a disk grows with it, under its guest
+    Resize(Resize),
     /// Show what a running daemon serves
     Status(Status),
 }
@@ -240,6 +242,16 @@ pub(crate) struct Repair {
     /// Don't ask
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resize {
+    #[command(flatten)]
+    pub(crate) served: Served,
+
+    /// The daemon's answer, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,5 +5,6 @@ pub(crate) mod header;
 pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod repair;
+pub(crate) mod resize;
 pub(crate) mod rotate;
 pub(crate) mod status;

@@ -60,6 +60,7 @@ fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {
         Command::Header(HeaderCommand::Backup(args)) => commands::header::backup(args, console),
         Command::Header(HeaderCommand::Restore(args)) => commands::header::restore(args, console),
         Command::Repair(args) => commands::repair::run(args, console),
+        Command::Resize(args) => commands::resize::run(args, console),
         Command::Status(args) => commands::status::run(args, console),
     }
 }

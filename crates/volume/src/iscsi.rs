@@ -73,7 +73,7 @@ impl IscsiVolume {
             unit,
             io_timeout: options.io_timeout,
             durability: Durability::default(),
-            news: News::default(),
+            news: News::new(unit.geometry.size_bytes),
             _claim: claim,
         };
         Ok(Self { uri: uri.to_owned(), shared: Arc::new(shared), control: Mutex::new(control) })

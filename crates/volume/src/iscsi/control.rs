@@ -102,7 +102,10 @@ impl Control {
         match rustix::event::poll(&mut polled, Some(&timeout)) {
             Ok(0) => false,
             Ok(_) => {
-                let ready = polled[0].revents().bits();
+                // What a target says before it hangs up comes first: why it refuses, for one.
+                let revents = polled[0].revents();
+                let data = revents & (PollFlags::IN | PollFlags::OUT);
+                let ready = if revents.contains(PollFlags::IN) { data } else { revents }.bits();
                 // A failure that was told as an event is told better.
                 self.session.service(i32::from(ready)) || self.session.has_events()
             }

@@ -228,7 +228,8 @@ impl IscsiLane {
     /// The unit answers: everything that waits for it goes out.
     fn ready(&mut self, power_on: bool, capacity: bool, now: Instant) {
         (self.since, self.heard) = (now, now);
-        if std::mem::replace(&mut self.first, false) {
+        let again = !std::mem::replace(&mut self.first, false);
+        if !again {
             self.power_on_is_usual = power_on;
         } else if power_on && !self.power_on_is_usual {
             self.shared.durability.powered_on();
@@ -236,7 +237,8 @@ impl IscsiLane {
         if std::mem::replace(&mut self.told, false) {
             self.shared.news.back();
         }
-        if capacity {
+        // A target that was restarted doesn't say that a unit has changed meanwhile.
+        if capacity || again {
             self.ask_capacity();
         }
         let mut queued: Vec<usize> =

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use super::answer::{Answer, CANCELLED, Ended, GOOD, News, REDIRECT};
 use super::command::Command;
 use super::library::{
-    ABORT_TASK_SET, Context, DIGEST_CRC32C, DIGEST_NONE, Direction, RESIDUAL_NONE,
+    self, ABORT_TASK_SET, Context, DIGEST_CRC32C, DIGEST_NONE, Direction, Functions, RESIDUAL_NONE,
     RESIDUAL_UNDERFLOW, SESSION_NORMAL, ScsiTask,
 };
 use super::login::{Fault, Isid, Login};
@@ -65,6 +65,8 @@ struct Tag {
 #[derive(Default)]
 struct Inbox {
     events: Cell<Vec<Event>>,
+    /// libiscsi's words at the first failure: a later one, of no interest, overwrites them.
+    error: Cell<Option<String>>,
 }
 
 /// Something ended.
@@ -416,16 +418,16 @@ impl Session {
         unsafe { self.free(task) };
     }
 
-    /// What libiscsi says went wrong last.
+    /// What libiscsi says went wrong.
     pub(super) fn error(&self) -> String {
+        if let Some(text) = self.inbox.error.take() {
+            return text;
+        }
         if self.context.is_null() {
             return String::new();
         }
-        // SAFETY: the context is live, and the string in it is copied before anything else is done.
-        unsafe { CStr::from_ptr((self.login.library.iscsi_get_error)(self.context)) }
-            .to_string_lossy()
-            .trim()
-            .to_owned()
+        // SAFETY: the context is live.
+        unsafe { error_of(self.login.library, self.context) }
     }
 
     /// Ends the session without a word, and forgets what was in flight: no event comes any more.
@@ -447,6 +449,7 @@ impl Session {
         let mut events = self.inbox.events.take();
         events.clear();
         self.inbox.events.set(events);
+        self.inbox.error.set(None);
     }
 
     /// The private pointer for `value`.
@@ -468,7 +471,17 @@ impl Drop for Session {
 }
 
 /// The end of something that has no task.
-extern "C" fn plain(_: *mut Context, status: c_int, _: *mut c_void, private: *mut c_void) {
+extern "C" fn plain(context: *mut Context, status: c_int, _: *mut c_void, private: *mut c_void) {
+    if !matches!(status, GOOD | CANCELLED | REDIRECT)
+        && let Ok(library) = library::get()
+    {
+        // SAFETY: the context is live during the callback; the private pointer is a tag's, whose
+        // inbox is a cell, see `tell`.
+        unsafe {
+            let text = error_of(library, context);
+            (*(*private.cast::<Tag>()).inbox).error.set(Some(text));
+        }
+    }
     // SAFETY: the private pointer is a tag's, see `tell`.
     unsafe { tell(private, Ended { status, missing_bytes: Some(0), sense_key: 0, ascq: 0 }) };
 }
@@ -491,6 +504,18 @@ extern "C" fn commanded(_: *mut Context, status: c_int, task: *mut c_void, priva
     }
     // SAFETY: the private pointer is a tag's, see `tell`.
     unsafe { tell(private, ended) };
+}
+
+/// What libiscsi says went wrong last.
+///
+/// # Safety
+/// The context is live.
+unsafe fn error_of(library: &Functions, context: *mut Context) -> String {
+    // SAFETY: the string lies in the context, and is copied before anything else is done.
+    unsafe { CStr::from_ptr((library.iscsi_get_error)(context)) }
+        .to_string_lossy()
+        .trim()
+        .to_owned()
 }
 
 /// Puts an end into its session's inbox.

@@ -22,7 +22,6 @@ pub(super) struct Shared {
 }
 
 /// Tells the listener.
-#[derive(Default)]
 pub(super) struct News {
     state: Mutex<State>,
     fenced: AtomicBool,
@@ -34,10 +33,17 @@ struct State {
     /// Lanes without a connection, and since when there has been one.
     lost: usize,
     since: Option<Instant>,
-    size_bytes: Option<u64>,
+    /// As told last.
+    size_bytes: u64,
 }
 
 impl News {
+    /// Nobody listens yet, and the unit has this size.
+    pub(super) fn new(size_bytes: u64) -> Self {
+        let state = State { size_bytes, ..State::default() };
+        Self { state: Mutex::new(state), fenced: AtomicBool::new(false) }
+    }
+
     pub(super) fn listen(&self, listener: Listener) {
         self.lock().listener = Some(listener);
     }
@@ -69,7 +75,7 @@ impl News {
     /// The unit says that it has this size; each lane learns of it, it is told once.
     pub(super) fn resized(&self, size_bytes: u64) {
         let mut state = self.lock();
-        if state.size_bytes.replace(size_bytes) != Some(size_bytes) {
+        if std::mem::replace(&mut state.size_bytes, size_bytes) != size_bytes {
             let listener = state.listener.clone();
             drop(state);
             tell(listener, || VolumeEvent::Resized { size_bytes });
@@ -164,7 +170,7 @@ mod tests {
     #[test]
     fn the_path_is_lost_with_the_first_lane_and_back_with_the_last() {
         let told = Arc::new(Mutex::new(Vec::new()));
-        let news = News::default();
+        let news = News::new(5);
         let heard = told.clone();
         news.listen(Arc::new(move |event| heard.lock().unwrap().push(event)));
         news.lost("a");
@@ -172,6 +178,7 @@ mod tests {
         news.back();
         assert_eq!(told.lock().unwrap().len(), 1);
         news.back();
+        news.resized(5);
         news.resized(7);
         news.resized(7);
         news.fenced();

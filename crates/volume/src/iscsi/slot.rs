@@ -128,7 +128,7 @@ impl Slot {
                 let lba = (offset_bytes + self.done_bytes) / block;
                 let blocks_max = match unit.unmap {
                     Unmap::No => 0,
-                    Unmap::Unmap { blocks_max } | Unmap::WriteSame { blocks_max } => blocks_max,
+                    Unmap::List { blocks_max } | Unmap::WriteSame { blocks_max } => blocks_max,
                 };
                 let blocks = ((len_bytes - self.done_bytes) / block).min(blocks_max.into()) as u32;
                 self.step_bytes = u64::from(blocks) * block;

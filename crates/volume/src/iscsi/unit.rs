@@ -14,7 +14,7 @@ pub(super) enum Unmap {
     /// Not at all.
     No,
     /// UNMAP, at most this many blocks at once.
-    Unmap { blocks_max: u32 },
+    List { blocks_max: u32 },
     /// WRITE SAME(16) with the UNMAP bit.
     WriteSame { blocks_max: u32 },
 }
@@ -88,7 +88,7 @@ fn unmap_of(limits: &[u8; 64], provisioning: &[u8; 8]) -> Unmap {
     let (blocks_max, descriptors_max) = (be32(limits, 20), be32(limits, 24));
     // LBPU, LBPWS
     if provisioning[5] & 0x80 != 0 && blocks_max != 0 && descriptors_max != 0 {
-        return Unmap::Unmap { blocks_max };
+        return Unmap::List { blocks_max };
     }
     if provisioning[5] & 0x40 != 0 {
         let said = u64::from_be_bytes([36, 37, 38, 39, 40, 41, 42, 43].map(|at| limits[at]));
@@ -242,7 +242,7 @@ mod tests {
             "a unit that says UNMAP and allows no blocks"
         );
         (limits[22], limits[27]) = (0x10, 1);
-        assert_eq!(unmap_of(&limits, &provisioning), Unmap::Unmap { blocks_max: 0x1000 });
+        assert_eq!(unmap_of(&limits, &provisioning), Unmap::List { blocks_max: 0x1000 });
     }
 
     #[test]

@@ -1,0 +1,221 @@
+//! Lost connections and killed targets.
+
+use std::time::Duration;
+
+use sealblk_volume::{LaneOp, OpenOptions, VolumeEvent};
+
+use crate::proxy::Proxy;
+use crate::rig::{Rig, STEP};
+use crate::target::{Like, Target};
+
+const DEPTH: u32 = 16;
+const BLOCKS: usize = 512;
+
+/// Writes with a queue full of them, and knows what each block may hold.
+struct Load {
+    rig: Rig,
+    free: Vec<u32>,
+    /// Block and byte of each write in flight.
+    flying: Vec<Option<(usize, u8)>>,
+    /// The last byte that each block was acknowledged to hold.
+    acknowledged: Vec<u8>,
+    next: usize,
+    count: usize,
+}
+
+impl Load {
+    fn new(uri: &str) -> Self {
+        let rig = Rig::new(uri, &crate::patient(), DEPTH as usize);
+        Self {
+            rig,
+            free: (0..DEPTH).collect(),
+            flying: vec![None; DEPTH as usize],
+            acknowledged: vec![0; BLOCKS],
+            next: 0,
+            count: 0,
+        }
+    }
+
+    /// Fills the queue.
+    fn stuff(&mut self) {
+        while let Some(id) = self.free.pop() {
+            // Each block at most once at a time: DEPTH is less than BLOCKS.
+            let block = self.next % BLOCKS;
+            let byte = (self.next / BLOCKS + block) as u8 | 1;
+            self.next += 1;
+            self.rig.fill(id, byte);
+            self.flying[id as usize] = Some((block, byte));
+            let op = self.rig.write(id, (block * STEP) as u64);
+            self.rig.submit(id, op);
+        }
+    }
+
+    /// Keeps the queue full until `count` more writes are acknowledged.
+    fn run(&mut self, count: usize) {
+        let goal = self.count + count;
+        while self.count < goal {
+            self.stuff();
+            self.reap();
+        }
+    }
+
+    fn reap(&mut self) {
+        for done in self.rig.wait() {
+            assert_eq!(done.result, Ok(STEP as u32));
+            let (block, byte) = self.flying[done.id as usize].take().unwrap();
+            self.acknowledged[block] = byte;
+            self.free.push(done.id);
+            self.count += 1;
+        }
+    }
+
+    /// Waits for all writes and compares everything.
+    fn check(&mut self) {
+        while self.free.len() < DEPTH as usize {
+            self.reap();
+        }
+        for block in 0..BLOCKS {
+            let op = self.rig.read(0, (block * STEP) as u64);
+            assert_eq!(self.rig.run(op), Ok(STEP as u32));
+            let read = &self.rig.memory.as_slice()[..STEP];
+            let expected = self.acknowledged[block];
+            assert!(read.iter().all(|byte| *byte == expected), "block {block}: {}", read[0]);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_the_target_is_killed_under_load() {
+    let mut target = Target::new(Like::default());
+    let mut load = Load::new(&target.uri());
+    for _ in 0..3 {
+        load.run(700);
+        target.kill();
+        assert!(matches!(load.rig.event(), VolumeEvent::PathLost { .. }));
+        target.start();
+        assert!(matches!(load.rig.event(), VolumeEvent::PathBack { .. }));
+    }
+    load.run(100);
+    load.check();
+    assert_eq!(load.rig.run(LaneOp::Flush), Ok(0));
+}
+
+#[test]
+fn nothing_is_lost_or_late_when_connections_are_cut() {
+    let target = Target::new(Like::default());
+    let proxy = Proxy::new(target.address());
+    let mut load = Load::new(&target.uri_at(proxy.address));
+    for _ in 0..8 {
+        load.run(300);
+        proxy.cut();
+    }
+    load.run(600);
+    load.check();
+    // The target has let go of all but the one session that we have.
+    let sessions = target.shown().matches("I_T nexus: ").count();
+    assert_eq!(sessions, 1, "{}", target.shown());
+}
+
+#[test]
+fn a_silent_path_is_noticed_and_what_it_held_back_changes_nothing() {
+    let target = Target::new(Like::default());
+    let proxy = Proxy::new(target.address());
+    let mut load = Load::new(&target.uri_at(proxy.address));
+    load.run(300);
+    let before = proxy.accepted();
+    proxy.stall();
+    load.stuff();
+    let lost = load.rig.event();
+    let VolumeEvent::PathLost { why } = lost else { unreachable!("{lost:?}") };
+    assert!(why.contains("sign of life"), "{why}");
+    proxy.go_on();
+    assert!(matches!(load.rig.event(), VolumeEvent::PathBack { .. }));
+    assert!(proxy.accepted() > before);
+    // What the path held back has reached the target by now, too; each block is written anew.
+    load.run(3 * BLOCKS);
+    load.check();
+}
+
+#[test]
+fn an_idle_connection_that_ends_is_made_again() {
+    let target = Target::new(Like::default());
+    let proxy = Proxy::new(target.address());
+    let mut rig = Rig::new(&target.uri_at(proxy.address), &crate::patient(), 1);
+    let op = rig.write(0, 0);
+    assert_eq!(rig.run(op), Ok(STEP as u32));
+    proxy.cut();
+    let VolumeEvent::PathLost { why } = rig.event() else { unreachable!() };
+    assert!(why.contains("closed"), "{why}");
+    assert!(matches!(rig.event(), VolumeEvent::PathBack { .. }));
+    let op = rig.read(0, 0);
+    assert_eq!(rig.run(op), Ok(STEP as u32));
+}
+
+#[test]
+fn io_fails_after_its_time_and_works_when_the_path_is_back() {
+    let mut target = Target::new(Like::default());
+    let options = OpenOptions { io_timeout: Some(Duration::from_millis(400)), ..crate::patient() };
+    let mut rig = Rig::new(&target.uri(), &options, 2);
+    let op = rig.write(0, 0);
+    assert_eq!(rig.run(op), Ok(STEP as u32));
+    target.kill();
+    for _ in 0..2 {
+        assert_eq!(rig.run(op), Err(libc::ETIMEDOUT));
+    }
+    assert_eq!(rig.run(LaneOp::Flush), Err(libc::ETIMEDOUT));
+    assert!(rig.volume.read_at(0, &mut [0; 10]).is_err());
+    target.start();
+    assert!(matches!(rig.event(), VolumeEvent::PathLost { .. }));
+    assert!(matches!(rig.event(), VolumeEvent::PathBack { .. }));
+    assert_eq!(rig.run(op), Ok(STEP as u32));
+    rig.volume.read_at(0, &mut [0; 10]).unwrap();
+}
+
+#[test]
+fn the_control_handle_waits_for_its_target() {
+    let mut target = Target::new(Like::default());
+    let rig = Rig::new(&target.uri(), &crate::patient(), 1);
+    rig.volume.write_at(5, b"before").unwrap();
+    target.kill();
+    let volume = rig.volume.clone();
+    let reader = std::thread::spawn(move || {
+        let mut read = [0; 6];
+        volume.read_at(5, &mut read).unwrap();
+        read
+    });
+    target.start();
+    assert_eq!(&reader.join().unwrap(), b"before");
+}
+
+#[test]
+fn a_lane_that_opens_before_its_target_is_back_waits() {
+    let mut target = Target::new(Like::default());
+    let mut rig = Rig::new(&target.uri(), &crate::patient(), 1);
+    target.kill();
+    let op = rig.write(0, 0);
+    rig.submit(0, op);
+    rig.push_out();
+    assert!(matches!(rig.event(), VolumeEvent::PathLost { .. }));
+    target.start();
+    assert_eq!(rig.wait()[0].result, Ok(STEP as u32));
+}
+
+#[test]
+fn a_unit_that_has_grown_is_noticed() {
+    let mut target = Target::new(Like::default());
+    let mut rig = Rig::new(&target.uri(), &crate::patient(), 1);
+    let op = rig.read(0, 0);
+    assert_eq!(rig.run(op), Ok(STEP as u32));
+    target.kill();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(target.image())
+        .unwrap()
+        .set_len(32 << 20)
+        .unwrap();
+    target.start();
+    assert!(matches!(rig.event(), VolumeEvent::PathLost { .. }));
+    assert!(matches!(rig.event(), VolumeEvent::PathBack { .. }));
+    assert_eq!(rig.event(), VolumeEvent::Resized { size_bytes: 32 << 20 });
+    assert_eq!(rig.volume.geometry().size_bytes, 16 << 20);
+}

@@ -23,6 +23,7 @@ use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfi
 use crate::growth::{Growth, Layout, is_dynamic};
 use crate::host::Host;
 use crate::mend::mend_header;
+use crate::news;
 use crate::rotator::{Parts, Rotator};
 use crate::status::View;
 
@@ -165,8 +166,11 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         rotator.clone(),
         profile.capacity_sectors,
     );
-    let size_ear = growth.ear();
-    volume.listen(Arc::new(move |event| size_ear(&event)));
+    let (size_ear, name) = (growth.ear(), config.name.clone());
+    volume.listen(Arc::new(move |event| {
+        news::log(&name, &event);
+        size_ear(&event);
+    }));
     if volume.measure_size().is_ok_and(|size_bytes| size_bytes != geometry.size_bytes) {
         // It was resized while nobody listened.
         growth.ask_soon();

@@ -16,6 +16,7 @@ mod limits;
 mod log;
 mod mend;
 mod metrics;
+mod news;
 mod notify;
 mod rotator;
 mod socket;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
     Ceph, Client, Daemon, Guest, GuestBuilder, GuestImage, Load, Pattern, RbdImage, Scratch,
-    TestVolume, kat, oracle, progress, run, sealblk, sealblk_command, unpack_kat,
+    TestVolume, kat, oracle, progress, run, sealblk, sealblk_command, unpack_kat, until,
 };
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 8 * MIB;
@@ -288,6 +289,87 @@ fn a_guest_whose_volume_was_taken_writes_nothing_any_more() -> Result<()> {
     drop((stale, client));
     new.stop()?;
     Ok(())
+}
+
+impl Disk {
+    /// One volume of what the daemon tells.
+    fn told(&self) -> Result<Value> {
+        let output = sealblk(["status", "--json", "--control", path_text(&self.control())?])?;
+        let status: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(status.pointer("/volumes/0").context("no volume")?.clone())
+    }
+
+    fn wait_for_storage(&self, state: &str) -> Result<()> {
+        until(&format!("storage that is {state}"), LIMIT, || {
+            Ok((self.told()?["storage"]["state"] == state).then_some(()))
+        })
+    }
+}
+
+fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().context("not UTF-8")
+}
+
+#[test]
+fn a_guest_that_is_to_be_told_gets_an_error_in_finite_time() -> Result<()> {
+    let disk = Disk::formatted(DISK, &[])?;
+    let control = disk.control();
+    let policy = ["--on-error", "report", "--io-timeout", "2s", "--control", path_text(&control)?];
+    let mut daemon = disk.serve(&policy)?;
+    let mut client = Client::simple(daemon.socket())?;
+    client.write(0, &[1; 4096])?;
+    let outage = disk.image.ceph().osd_pause()?;
+    ensure!(client.write(0, &[2; 4096]).is_err(), "written without a storage daemon");
+    disk.wait_for_storage("reporting")?;
+    outage.end()?;
+    client.write(4096, &[3; 4096])?;
+    disk.wait_for_storage("ok")?;
+    same(&client.read(4096, 4096)?, &[3; 4096])?;
+    drop(client);
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_is_to_wait_waits_and_the_operator_sees_why() -> Result<()> {
+    let disk = Disk::formatted(DISK, &[])?;
+    let control = disk.control();
+    let mut daemon = disk.serve(&["--on-error", "hold", "--control", path_text(&control)?])?;
+    let mut client = Client::simple(daemon.socket())?;
+    client.fill(0, &[7; 4096])?;
+    let outage = disk.image.ceph().osd_pause()?;
+    client.start_write(0, 0, 0, 4096, 1)?;
+    ensure!(client.complete(0, 0)?.is_empty(), "written without a storage daemon");
+    disk.wait_for_storage("silent")?;
+    ensure!(daemon.log().text().contains("doesn't answer"), "{}", daemon.log().text());
+    outage.end()?;
+    let done = client.complete(0, 1)?;
+    ensure!(done.len() == 1 && done[0].result == 0, "{done:?}");
+    disk.wait_for_storage("ok")?;
+    let told = disk.told()?;
+    ensure!(told["storage"]["losses"] == 1, "{told}");
+    same(&client.read(0, 4096)?, &[7; 4096])?;
+    drop(client);
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn an_image_that_grows_grows_the_disk() -> Result<()> {
+    let disk = Disk::formatted(DISK, &[])?;
+    let control = disk.control();
+    let mut daemon = disk.serve(&["--control", path_text(&control)?])?;
+    disk.image.resize(16 * MIB + 2 * DISK)?;
+    until("the disk to grow", LIMIT, || {
+        Ok((disk.told()?["capacity_bytes"] == 2 * DISK).then_some(()))
+    })?;
+    let mut client = Client::simple(daemon.socket())?;
+    let plain = Pattern(5).bytes(0, usize::try_from(2 * DISK)?);
+    client.write(0, &plain)?;
+    client.flush()?;
+    drop(client);
+    daemon.stop()?;
+    same(&disk.librbd_decrypts("luks2")?, &plain)
 }
 
 /// Writes files without pause, and checks them at the end.

@@ -17,7 +17,7 @@ use super::answer::{Answer, Ended};
 use super::command::Command;
 use super::library::{Direction, ScsiTask};
 use super::login::{Fault, Login};
-use super::session::{FIRST_TAG, PING, Session, Step};
+use super::session::{ATTENTIONS_MAX, FIRST_TAG, PING, Session, Step};
 
 /// How long a target may take to connect and log in, and to answer a command before the
 /// connection counts as lost.
@@ -122,13 +122,18 @@ impl Control {
         deadline: Option<Instant>,
     ) -> Result<Outcome, Fault> {
         let mut pause = PAUSE_FIRST;
+        let mut attentions = 0;
         loop {
             let fault = match self.connect() {
                 Ok(()) => match self.attempt(command, data) {
                     Answer::Done { missing_bytes } => return Ok(Outcome::Done { missing_bytes }),
                     Answer::Failed(errno) => return Ok(Outcome::Failed(errno)),
                     Answer::Unknown => return Ok(Outcome::Unknown),
-                    Answer::Again(_) => continue,
+                    Answer::Again(_) if attentions < ATTENTIONS_MAX => {
+                        attentions += 1;
+                        continue;
+                    }
+                    Answer::Again(_) => Fault::connect("the unit is never ready".to_owned()),
                     Answer::Later => Fault::connect("the unit is busy or not ready".to_owned()),
                     Answer::Lost => Fault::connect("the connection was lost".to_owned()),
                 },
@@ -160,7 +165,7 @@ impl Control {
         // A write that failed may still have data in libiscsi's queue.
         let unsent = command.direction == Direction::Out && self.session.wants_out();
         if answer == Answer::Lost || unsent {
-            self.session.destroy();
+            self.session.abort();
         }
         self.free(task);
         answer

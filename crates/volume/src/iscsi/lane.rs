@@ -14,20 +14,21 @@
 // UNSAFETY: hands the submitter's memory to libiscsi, and timers to the ring.
 #![expect(unsafe_code, reason = "commands and ring entries carry pointers")]
 
+mod clock;
+mod outcome;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealblk_ring::{FileSlot, Full, Ring, Token, opcode, types};
 
-use super::answer::{Answer, Ended, News};
-use super::command::Command;
-use super::control::{COMMAND_LIMIT, LOGIN_LIMIT, PAUSE_FIRST, PAUSE_LAST};
+use super::control::{PAUSE_FIRST, PAUSE_LAST};
 use super::library::ScsiTask;
 use super::session::{Event, FIRST_TAG, PING, Session, Step};
 use super::shared::Shared;
 use super::slot::{Slot, Stage, State};
-use super::unit::{Capacity, Unmap};
+use super::unit::Unmap;
 use crate::{Lane, LaneDone, LaneIo, LaneOp};
 
 /// I/O that a lane takes at a time; more than any queue has.
@@ -204,7 +205,7 @@ impl IscsiLane {
             self.pause = PAUSE_FIRST;
         }
         self.detach(ring);
-        self.session.destroy();
+        self.session.abort();
         self.pinged = None;
         let task = std::mem::replace(&mut self.capacity_task, std::ptr::null_mut());
         // SAFETY: the session is destroyed; the pointer is forgotten.
@@ -269,212 +270,6 @@ impl IscsiLane {
         }
     }
 
-    /// Hands the slot's next command to libiscsi.
-    fn send(&mut self, index: usize, now: Instant) {
-        let slot = &mut self.slots[index];
-        debug_assert!(slot.state != State::Sent && slot.task.is_null(), "sent once at a time");
-        let (unit, zeroes) = (&self.shared.unit, self.zeroes.as_mut_ptr());
-        // SAFETY: the submitter keeps the memory until the I/O is given back, which is after the
-        // command's end. Pieces and lists lie in the slot's vectors, which nobody touches before;
-        // the vectors' memory stays where it is when the table grows.
-        let task = unsafe {
-            let (command, pieces, count) = slot.command(unit, self.short_sync, zeroes);
-            self.session.command(FIRST_SLOT + index as u32, &command, pieces, count)
-        };
-        if let Some(task) = task {
-            (slot.task, slot.state, slot.sent) = (task, State::Sent, now);
-            self.sent += 1;
-        } else {
-            self.later(index, now);
-        }
-    }
-
-    /// Sends it again in a while, which grows.
-    fn later(&mut self, index: usize, now: Instant) {
-        let slot = &mut self.slots[index];
-        slot.tries += 1;
-        if slot.tries > TRIES_MAX {
-            return self.give_back(index, Err(libc::EIO));
-        }
-        let pause = Duration::from_millis(10 << slot.tries.min(7)).min(LATER_LAST);
-        (slot.state, slot.due) = (State::Waiting, now + pause);
-        self.waiting += 1;
-    }
-
-    fn free_task(&mut self, index: usize) {
-        let task = std::mem::replace(&mut self.slots[index].task, std::ptr::null_mut());
-        // SAFETY: its end was told, or the session destroyed; the pointer is forgotten.
-        unsafe { self.session.free(task) };
-    }
-
-    fn slot_ended(&mut self, index: usize, ended: Ended, now: Instant) {
-        let Some(slot) = self.slots.get(index).filter(|slot| slot.state == State::Sent) else {
-            return;
-        };
-        let sends = slot.sends();
-        let answer = ended.answer();
-        if answer == Answer::Lost {
-            // It stays as it is: `lose` keeps it for the next session.
-            return self.give_up("the connection was lost");
-        }
-        self.free_task(index);
-        self.sent -= 1;
-        self.slots[index].state = State::Queued;
-        match answer {
-            Answer::Done { missing_bytes } => self.stage_done(index, missing_bytes, now),
-            Answer::Again(news) => {
-                match news {
-                    News::PowerOn => self.shared.durability.powered_on(),
-                    News::Capacity => self.ask_capacity(),
-                    News::Other => {}
-                }
-                self.slots[index].tries += 1;
-                if self.slots[index].tries > TRIES_MAX {
-                    return self.give_back(index, Err(libc::EIO));
-                }
-                self.resend(index, sends, now);
-            }
-            Answer::Later if sends && self.session.wants_out() => self.hold(index, libc::EAGAIN),
-            Answer::Later => self.later(index, now),
-            Answer::Unknown => self.unknown(index, now),
-            Answer::Failed(errno) => {
-                if errno == crate::FENCED {
-                    self.shared.news.fenced();
-                }
-                let read = matches!(self.slots[index].op, LaneOp::Read { .. });
-                let errno = if read && errno == libc::ENOSPC { libc::EIO } else { errno };
-                if sends && self.session.wants_out() {
-                    self.hold(index, errno);
-                } else {
-                    self.give_back(index, Err(errno));
-                }
-            }
-            Answer::Lost => {}
-        }
-    }
-
-    fn resend(&mut self, index: usize, sends: bool, now: Instant) {
-        if sends && self.session.wants_out() {
-            self.hold(index, libc::EAGAIN);
-        } else if self.session.ready() {
-            self.send(index, now);
-        }
-    }
-
-    /// The target has ended a command before it had all its data. What is left of it may be in
-    /// libiscsi's queue, and points to the I/O's memory: the I/O stays until the queue is empty.
-    /// (`EAGAIN`: it is sent again then.)
-    fn hold(&mut self, index: usize, errno: i32) {
-        self.slots[index].state = State::Held(errno);
-        self.held += 1;
-    }
-
-    fn release_held(&mut self) {
-        for index in 0..self.slots.len() {
-            let State::Held(errno) = self.slots[index].state else { continue };
-            self.held -= 1;
-            self.slots[index].state = State::Queued;
-            if errno != libc::EAGAIN {
-                self.give_back(index, Err(errno));
-            } else if self.session.ready() {
-                self.later(index, Instant::now());
-            }
-        }
-    }
-
-    fn unknown(&mut self, index: usize, now: Instant) {
-        let slot = &mut self.slots[index];
-        match (slot.op, slot.stage) {
-            (LaneOp::Flush, _) | (_, Stage::Sync) if !self.short_sync => {
-                self.short_sync = true;
-                self.send(index, now);
-            }
-            // A unit without the command has no cache.
-            (LaneOp::Flush, _) | (_, Stage::Sync) => self.stage_done(index, 0, now),
-            _ => self.give_back(index, Err(libc::EOPNOTSUPP)),
-        }
-    }
-
-    fn stage_done(&mut self, index: usize, missing_bytes: u32, now: Instant) {
-        let block = u64::from(self.shared.unit.geometry.block_bytes);
-        let unit = &self.shared.unit;
-        let slot = &mut self.slots[index];
-        // Whole blocks only.
-        let moved = slot.step_bytes.saturating_sub(missing_bytes.into()) / block * block;
-        let result =
-            if moved == 0 && slot.step_bytes > 0 { Err(libc::EIO) } else { Ok(moved as u32) };
-        match (slot.op, slot.stage) {
-            (LaneOp::Flush, _) => {
-                let kept = self.shared.durability.flushed(slot.mark);
-                self.give_back(index, if kept { Ok(0) } else { Err(libc::EIO) });
-            }
-            (_, Stage::Sync) => {
-                let moved = slot.done_bytes as u32;
-                self.give_back(index, Ok(moved));
-            }
-            (LaneOp::Read { .. }, _) => self.give_back(index, result),
-            (LaneOp::Write { durable, .. }, _) => {
-                let cached = unit.cache && !(durable && unit.fua);
-                if cached {
-                    self.shared.durability.wrote();
-                }
-                if cached && durable && result.is_ok() {
-                    (slot.stage, slot.done_bytes) = (Stage::Sync, moved);
-                    self.send(index, now);
-                } else {
-                    self.give_back(index, result);
-                }
-            }
-            (LaneOp::Discard { len_bytes, .. }, _) => {
-                slot.done_bytes += slot.step_bytes;
-                if slot.done_bytes < len_bytes && slot.step_bytes > 0 {
-                    self.send(index, now);
-                } else {
-                    self.give_back(index, Ok(0));
-                }
-            }
-        }
-    }
-
-    /// The I/O goes back to the caller; its slot is in no counted state.
-    fn give_back(&mut self, index: usize, result: Result<u32, i32>) {
-        let slot = &mut self.slots[index];
-        slot.state = State::Free;
-        self.early.push(LaneDone { id: slot.id, result });
-        self.free.push(index as u32);
-    }
-
-    fn ask_capacity(&mut self) {
-        if !self.capacity_task.is_null() {
-            return;
-        }
-        self.capacity_piece.clear();
-        let (iov_base, iov_len) = (self.capacity.as_mut_ptr().cast(), self.capacity.len());
-        self.capacity_piece.push(libc::iovec { iov_base, iov_len });
-        let piece = self.capacity_piece.as_mut_ptr();
-        // SAFETY: both vectors live as long as the lane and are not touched before the end.
-        let task =
-            unsafe { self.session.command(CAPACITY, &Command::read_capacity_16(), piece, 1) };
-        self.capacity_task = task.unwrap_or(std::ptr::null_mut());
-    }
-
-    fn has_capacity(&mut self, ended: Ended) {
-        let task = std::mem::replace(&mut self.capacity_task, std::ptr::null_mut());
-        // SAFETY: its end was told; the pointer is forgotten.
-        unsafe { self.session.free(task) };
-        match ended.answer() {
-            Answer::Done { missing_bytes: 0 } => {
-                if let Ok(data) = <&[u8; 32]>::try_from(self.capacity.as_slice()) {
-                    let Capacity { blocks, block_bytes, .. } = Capacity::parse(data);
-                    self.shared.news.resized(blocks.saturating_mul(block_bytes.into()));
-                }
-            }
-            Answer::Again(_) => self.ask_capacity(),
-            Answer::Lost => self.give_up("the connection was lost"),
-            _ => {}
-        }
-    }
-
     /// The socket is ready.
     fn polled(&mut self, kind: u64, result: i32, now: Instant) {
         let hung_up = i32::from(libc::POLLERR | libc::POLLHUP) | POLLRDHUP;
@@ -513,118 +308,6 @@ impl IscsiLane {
         }
         self.session.recycle(events);
         self.lost = Some(why);
-    }
-
-    /// Time has passed.
-    fn tick(&mut self, now: Instant) {
-        if self.waiting > 0 {
-            for index in 0..self.slots.len() {
-                if self.slots[index].state == State::Waiting && self.slots[index].due <= now {
-                    self.waiting -= 1;
-                    self.slots[index].state = State::Queued;
-                    if self.session.ready() {
-                        self.send(index, now);
-                    }
-                }
-            }
-        }
-        if self.session.up() && !self.session.ready() {
-            if now >= self.since + LOGIN_LIMIT {
-                self.give_up("the target doesn't answer");
-            }
-        } else if self.session.ready() && self.sent > 0 {
-            let oldest = self.slots.iter().filter(|slot| slot.state == State::Sent);
-            let oldest = oldest.map(|slot| slot.sent).min();
-            if oldest.is_some_and(|sent| now >= sent + COMMAND_LIMIT) {
-                self.give_up("a command was not answered");
-            } else if let Some(pinged) = self.pinged {
-                if now >= pinged + SILENCE {
-                    self.give_up("the target gave no sign of life");
-                }
-            } else if now >= self.heard + SILENCE {
-                if self.session.ping() {
-                    self.pinged = Some(now);
-                } else {
-                    self.give_up("no memory for a sign of life");
-                }
-            }
-        }
-    }
-
-    /// Fails I/O that has waited too long. What the target may still be at is taken from it first.
-    fn expire(&mut self, ring: &mut Ring, now: Instant) {
-        let Some(limit) = self.shared.io_timeout else { return };
-        let late = |slot: &Slot| slot.state != State::Free && now >= slot.submitted + limit;
-        if self.slots.iter().any(|slot| late(slot) && slot.state == State::Sent) {
-            self.lose(ring, "an I/O was not answered in time", now);
-        }
-        for index in 0..self.slots.len() {
-            if late(&self.slots[index]) {
-                match self.slots[index].state {
-                    State::Waiting => self.waiting -= 1,
-                    State::Queued => {}
-                    State::Free | State::Sent | State::Held(_) => continue,
-                }
-                self.give_back(index, Err(libc::ETIMEDOUT));
-            }
-        }
-    }
-
-    /// When there is something to do even if nothing happens.
-    fn deadline(&self, now: Instant) -> Option<Instant> {
-        let mut deadline: Option<Instant> = None;
-        let mut sooner = |at: Instant| deadline = Some(deadline.map_or(at, |other| other.min(at)));
-        if !self.session.up() {
-            sooner(self.next_try);
-        } else if !self.session.ready() {
-            sooner(self.since + LOGIN_LIMIT);
-        } else if self.sent > 0 {
-            sooner(self.pinged.unwrap_or(self.heard) + SILENCE);
-        }
-        if self.waiting > 0 {
-            let waiting = self.slots.iter().filter(|slot| slot.state == State::Waiting);
-            waiting.for_each(|slot| sooner(slot.due));
-        }
-        if let Some(limit) = self.shared.io_timeout
-            && self.free.len() < self.slots.len()
-            // A timer that is armed looks again when it comes.
-            && self.timer_at.is_none_or(|at| at > now + limit)
-        {
-            let used = self.slots.iter().filter(|slot| slot.state != State::Free);
-            used.for_each(|slot| sooner(slot.submitted + limit));
-        }
-        deadline
-    }
-
-    /// Has the ring wait for what there is to wait for.
-    fn arm(&mut self, ring: &mut Ring, now: Instant) {
-        if let Some(file) = self.file {
-            let wants = self.session.wants();
-            for (event, more, kind) in [
-                (i32::from(libc::POLLIN), POLLRDHUP, KIND_IN),
-                (i32::from(libc::POLLOUT), 0, KIND_OUT),
-            ] {
-                let armed = if kind == KIND_IN { &mut self.in_armed } else { &mut self.out_armed };
-                if wants & event != 0 && !*armed {
-                    let token = Token::Lane(token(kind, self.connection));
-                    // A full ring: the next turn comes by here again.
-                    *armed = ring.poll(file, (event | more) as u32, token).is_ok();
-                }
-            }
-        }
-        let Some(at) = self.deadline(now) else { return };
-        if self.timer_at.is_none_or(|armed| at < armed) {
-            // A little late, so that what is due is due when it comes.
-            let left = at.saturating_duration_since(now) + Duration::from_millis(1);
-            // Two timers of one turn share this; both then come at the time of the second.
-            *self.timespec = left.into();
-            let number = self.timer.wrapping_add(1);
-            let timespec: *const types::Timespec = &raw const *self.timespec;
-            // SAFETY: the time is boxed and lives until `close`, which submits, or is leaked.
-            if unsafe { ring.timer(timespec, Token::Lane(token(KIND_TIMER, number))) }.is_ok() {
-                (self.timer, self.timer_at) = (number, Some(at));
-            }
-        }
     }
 
     /// Has the ring give a completion, so that the caller comes for results.

@@ -51,7 +51,7 @@ pub(super) const FIRST_TAG: u32 = 8;
 /// Tags made at a time.
 const CHUNK: u32 = 64;
 /// Unit attention conditions a unit may have queued; more is no unit.
-const ATTENTIONS_MAX: u32 = 32;
+pub(super) const ATTENTIONS_MAX: u32 = 32;
 /// Portals a target may send us on to, one after the other.
 const REDIRECTS_MAX: u32 = 3;
 
@@ -428,6 +428,23 @@ impl Session {
         }
         // SAFETY: the context is live.
         unsafe { error_of(self.login.library, self.context) }
+    }
+
+    /// Ends the session at once: what the kernel has of it to send is dropped, not sent. Writes of
+    /// a lost connection must not reach the target after their repetition.
+    pub(super) fn abort(&mut self) {
+        if !self.context.is_null() {
+            // SAFETY: an address of this family and length has no more to it, and is only read;
+            // all zeroes is a valid one. (connect(2): AF_UNSPEC dissolves the association; TCP
+            // resets the connection.)
+            unsafe {
+                let mut nobody: libc::sockaddr = std::mem::zeroed();
+                nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+                let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+                libc::connect(self.fd(), &raw const nobody, len);
+            }
+        }
+        self.destroy();
     }
 
     /// Ends the session without a word, and forgets what was in flight: no event comes any more.

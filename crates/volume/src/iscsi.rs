@@ -67,7 +67,7 @@ impl IscsiVolume {
         let claim = Claim::take(uri, name, options)?;
         let (login, mut control) = reach(uri, name, logins)?;
         let deadline = Instant::now() + OPEN_LIMIT;
-        let unit = unit::ask(uri, &mut control, deadline, options.read_only)?;
+        let unit = unit::ask(uri, &mut control, &login, deadline, options.read_only)?;
         let shared = Shared {
             login,
             unit,

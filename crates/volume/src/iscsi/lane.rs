@@ -256,7 +256,12 @@ impl IscsiLane {
                 Step::Going => {}
                 Step::Moved => self.attach(ring),
                 Step::Ready { power_on, capacity } => self.ready(power_on, capacity, now),
-                Step::Failed(fault) => self.give_up(&fault.what),
+                Step::Failed(fault) => {
+                    if fault.stays() && self.told {
+                        self.shared.news.stays_lost(&fault.what);
+                    }
+                    self.give_up(&fault.what);
+                }
             },
             PING => self.pinged = None,
             CAPACITY => self.has_capacity(event.ended),

@@ -27,6 +27,9 @@ pub(super) struct Login {
     pub(super) lun: c_int,
     /// As the operator knows it.
     pub(super) lun_shown: u16,
+    /// What the unit said that it is, when the volume was opened; every later session must find
+    /// the same. Unset: it doesn't say.
+    pub(super) identity: OnceLock<Vec<u8>>,
 }
 
 impl Login {
@@ -74,6 +77,7 @@ impl Login {
                 header_digest: name.header_digest,
                 lun: c_int::from(name.lun) | method,
                 lun_shown: name.lun,
+                identity: OnceLock::new(),
             })
             .collect())
     }
@@ -192,6 +196,22 @@ impl Fault {
         }
         let what = format!("target {target} didn't take the login of {initiator}: {error}");
         Self { kind: ErrorKind::Io, what }
+    }
+
+    /// The unit that answers is another than the one that was opened.
+    pub(super) fn another(login: &Login) -> Self {
+        let what = format!(
+            "logical unit {} of target {} is another than the one that was opened (its device \
+             identification differs): nothing is written to it",
+            login.lun_shown,
+            login.target_shown()
+        );
+        Self { kind: ErrorKind::Invalid, what }
+    }
+
+    /// Whether only an operator can help.
+    pub(super) fn stays(&self) -> bool {
+        matches!(self.kind, ErrorKind::Invalid | ErrorKind::Permission)
     }
 
     pub(super) fn unit(login: &Login) -> Self {

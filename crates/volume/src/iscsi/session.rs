@@ -43,8 +43,9 @@ const CONNECT: u32 = 0;
 const LOGIN: u32 = 1;
 const CLEAR: u32 = 2;
 const PROBE: u32 = 3;
+const IDENTIFY: u32 = 4;
 /// The answer to [`Session::ping`].
-pub(super) const PING: u32 = 4;
+pub(super) const PING: u32 = 5;
 /// The lowest tag for commands of the session's owner.
 pub(super) const FIRST_TAG: u32 = 8;
 
@@ -52,6 +53,9 @@ pub(super) const FIRST_TAG: u32 = 8;
 const CHUNK: u32 = 64;
 /// Unit attention conditions a unit may have queued; more is no unit.
 pub(super) const ATTENTIONS_MAX: u32 = 32;
+/// Device Identification (SPC-5 section 7.7.6), and how much of it is compared.
+pub(super) const IDENTITY_PAGE: u8 = 0x83;
+pub(super) const IDENTITY_BYTES: usize = 252;
 /// Portals a target may send us on to, one after the other.
 const REDIRECTS_MAX: u32 = 3;
 
@@ -84,6 +88,7 @@ enum Phase {
     LoggingIn,
     Clearing,
     Probing,
+    Identifying,
     Ready,
 }
 
@@ -109,7 +114,10 @@ pub(super) struct Session {
     tags: Vec<Rc<[Tag]>>,
     /// The events that `take_events` gave last: their memory is used again.
     spare: Vec<Event>,
+    /// The task of PROBE or IDENTIFY.
     probe: *mut ScsiTask,
+    identity: Vec<u8>,
+    identity_piece: Vec<libc::iovec>,
     /// It was ready once: the next login must get rid of its predecessor's tasks.
     again: bool,
     attentions: u32,
@@ -135,6 +143,8 @@ impl Session {
             tags: Vec::new(),
             spare: Vec::new(),
             probe: null_mut(),
+            identity: vec![0; IDENTITY_BYTES],
+            identity_piece: Vec::new(),
             again: false,
             attentions: 0,
             redirects: 0,
@@ -350,6 +360,7 @@ impl Session {
             // their session.
             (CLEAR, Phase::Clearing) if status != CANCELLED => self.probe(),
             (PROBE, Phase::Probing) => self.probed(event.ended),
+            (IDENTIFY, Phase::Identifying) => self.identified(event.ended),
             _ => Step::Failed(Fault::connect("the target closed the connection".to_owned())),
         }
     }
@@ -404,12 +415,46 @@ impl Session {
             // LOGICAL UNIT NOT SUPPORTED: a target that has just been started may not have it yet.
             Answer::Failed(_) if ended.sense_key == 5 => Step::Failed(Fault::unit(&self.login)),
             // Not ready, or reserved: the commands themselves will tell.
-            _ => {
-                self.phase = Phase::Ready;
-                self.again = true;
-                Step::Ready { power_on: self.power_on, capacity: self.capacity }
-            }
+            _ if self.login.identity.get().is_some() => self.identify(),
+            _ => self.is_ready(),
         }
+    }
+
+    /// Asks who the unit is: behind the same number there may be another by now.
+    fn identify(&mut self) -> Step {
+        self.phase = Phase::Identifying;
+        self.identity.fill(0);
+        let (iov_base, iov_len) = (self.identity.as_mut_ptr().cast(), self.identity.len());
+        self.identity_piece.clear();
+        self.identity_piece.push(libc::iovec { iov_base, iov_len });
+        let piece = self.identity_piece.as_mut_ptr();
+        let command = Command::inquiry(Some(IDENTITY_PAGE), IDENTITY_BYTES as u16);
+        // SAFETY: both vectors are the session's and not touched before the end.
+        match unsafe { self.command(IDENTIFY, &command, piece, 1) } {
+            Some(task) => {
+                self.probe = task;
+                Step::Going
+            }
+            None => Step::Failed(Fault::local("no memory for a command")),
+        }
+    }
+
+    fn identified(&mut self, ended: Ended) -> Step {
+        self.free_probe();
+        match ended.answer() {
+            Answer::Done { .. } if self.login.identity.get() == Some(&self.identity) => {
+                self.is_ready()
+            }
+            Answer::Done { .. } => Step::Failed(Fault::another(&self.login)),
+            Answer::Lost => Step::Failed(Fault::connect("the connection was lost".to_owned())),
+            _ => Step::Failed(Fault::connect("the unit doesn't say who it is".to_owned())),
+        }
+    }
+
+    fn is_ready(&mut self) -> Step {
+        self.phase = Phase::Ready;
+        self.again = true;
+        Step::Ready { power_on: self.power_on, capacity: self.capacity }
     }
 
     fn free_probe(&mut self) {

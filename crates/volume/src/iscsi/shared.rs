@@ -35,6 +35,7 @@ struct State {
     since: Option<Instant>,
     /// As told last.
     size_bytes: u64,
+    why: String,
 }
 
 impl News {
@@ -60,11 +61,24 @@ impl News {
         }
     }
 
+    /// A lane can't have its connection again for a reason that only an operator can remove: told
+    /// once more, if it is news.
+    pub(super) fn stays_lost(&self, why: &str) {
+        let mut state = self.lock();
+        if state.why != why {
+            why.clone_into(&mut state.why);
+            let listener = state.listener.clone();
+            drop(state);
+            tell(listener, || VolumeEvent::PathLost { why: why.to_owned() });
+        }
+    }
+
     /// It has one again, or is closed.
     pub(super) fn back(&self) {
         let mut state = self.lock();
         state.lost = state.lost.saturating_sub(1);
         if state.lost == 0 {
+            state.why.clear();
             let after = state.since.take().map(|since| since.elapsed()).unwrap_or_default();
             let listener = state.listener.clone();
             drop(state);

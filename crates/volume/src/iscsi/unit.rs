@@ -6,7 +6,8 @@ use sealblk_block::{ErrorKind, Geometry, VolumeError};
 
 use super::command::Command;
 use super::control::{Control, Outcome};
-use super::login::Fault;
+use super::login::{Fault, Login};
+use super::session::{IDENTITY_BYTES, IDENTITY_PAGE};
 
 /// How blocks are given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +40,15 @@ const TRANSFER_BYTES: u32 = 4 << 20;
 pub(super) fn ask(
     uri: &str,
     control: &mut Control,
+    login: &Login,
     deadline: Instant,
     read_only: bool,
 ) -> Result<Unit, VolumeError> {
     let mut questions = Questions { uri, control, deadline };
     questions.is_a_disk()?;
+    if let Some(identity) = questions.page::<IDENTITY_BYTES>(IDENTITY_PAGE)? {
+        login.identity.get_or_init(|| identity.to_vec());
+    }
     let capacity = questions.capacity()?;
     let Capacity { blocks, block_bytes, physical_exponent, thin } = capacity;
     if !block_bytes.is_power_of_two() || !(512..=4096).contains(&block_bytes) {

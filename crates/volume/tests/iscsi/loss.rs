@@ -219,3 +219,22 @@ fn a_unit_that_has_grown_is_noticed() {
     assert_eq!(rig.event(), VolumeEvent::Resized { size_bytes: 32 << 20 });
     assert_eq!(rig.volume.geometry().size_bytes, 16 << 20);
 }
+
+#[test]
+fn nothing_is_written_to_another_unit_behind_the_same_number() {
+    let mut target = Target::new(Like::default());
+    let options = OpenOptions { io_timeout: Some(Duration::from_secs(1)), ..crate::patient() };
+    let mut rig = Rig::new(&target.uri(), &options, 1);
+    let write = rig.write(0, 0);
+    assert_eq!(rig.run(write), Ok(STEP as u32));
+    target.kill();
+    target.scsi_id = Some("another".to_owned());
+    target.start();
+    rig.fill(0, 7);
+    assert_eq!(rig.run(write), Err(libc::ETIMEDOUT));
+    let told: Vec<_> = rig.events.try_iter().collect();
+    let about_it = |event: &VolumeEvent| matches!(event, VolumeEvent::PathLost { why } if why.contains("another than the one"));
+    assert!(told.iter().any(about_it), "{told:?}");
+    assert!(rig.volume.read_at(0, &mut [0; 10]).is_err());
+    assert_eq!(std::fs::read(target.image()).unwrap()[0], 0);
+}

@@ -21,6 +21,8 @@ pub(crate) struct Like {
 pub(crate) struct Target {
     pub(crate) port: u16,
     pub(crate) dir: tempfile::TempDir,
+    /// Another than tgtd's own, if set before the start.
+    pub(crate) scsi_id: Option<String>,
     like: Like,
     child: Option<Child>,
 }
@@ -32,7 +34,7 @@ impl Target {
         std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();
         let port =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let mut target = Self { port, dir, like, child: None };
+        let mut target = Self { port, dir, scsi_id: None, like, child: None };
         target.start();
         target
     }
@@ -61,6 +63,9 @@ impl Target {
         let update = "--mode logicalunit --op update --tid 1 --lun 1 --params";
         self.admin(&format!("{update} thin_provisioning={}", u8::from(self.like.thin)));
         self.admin(&format!("{update} readonly={}", u8::from(self.like.read_only)));
+        if let Some(id) = &self.scsi_id {
+            self.admin(&format!("{update} scsi_id={id}"));
+        }
         if self.like.chap {
             self.admin(&format!("--mode account --op new --user {USER} --password {SECRET}"));
             self.admin(&format!("--mode account --op bind --tid 1 --user {USER}"));

@@ -37,6 +37,7 @@ use super::library::{
     RESIDUAL_UNDERFLOW, SESSION_NORMAL, ScsiTask,
 };
 use super::login::{Fault, Isid, Login};
+use super::unit::identity_of;
 
 /// Tags of the session's own doings; others begin at [`FIRST_TAG`].
 const CONNECT: u32 = 0;
@@ -442,13 +443,15 @@ impl Session {
     fn identified(&mut self, ended: Ended) -> Step {
         self.free_probe();
         match ended.answer() {
-            Answer::Done { .. } if self.login.identity.get() == Some(&self.identity) => {
-                self.is_ready()
-            }
+            Answer::Done { .. } if self.is_the_same() => self.is_ready(),
             Answer::Done { .. } => Step::Failed(Fault::another(&self.login)),
             Answer::Lost => Step::Failed(Fault::connect("the connection was lost".to_owned())),
             _ => Step::Failed(Fault::connect("the unit doesn't say who it is".to_owned())),
         }
+    }
+
+    fn is_the_same(&self) -> bool {
+        self.login.identity.get() == Some(&identity_of(&self.identity))
     }
 
     fn is_ready(&mut self) -> Step {

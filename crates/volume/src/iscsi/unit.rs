@@ -47,7 +47,10 @@ pub(super) fn ask(
     let mut questions = Questions { uri, control, deadline };
     questions.is_a_disk()?;
     if let Some(identity) = questions.page::<IDENTITY_BYTES>(IDENTITY_PAGE)? {
-        login.identity.get_or_init(|| identity.to_vec());
+        let identity = identity_of(&identity);
+        if !identity.is_empty() {
+            login.identity.get_or_init(|| identity);
+        }
     }
     let capacity = questions.capacity()?;
     let Capacity { blocks, block_bytes, physical_exponent, thin } = capacity;
@@ -109,6 +112,22 @@ fn unmap_of(limits: &[u8; 64], provisioning: &[u8; 8]) -> Unmap {
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([0, 1, 2, 3].map(|n| bytes.get(at + n).copied().unwrap_or_default()))
+}
+
+/// What page Device Identification (SPC-5 section 7.7.6) says of the unit itself: others of its
+/// designators are the port's, and differ from one portal to the next.
+pub(super) fn identity_of(page: &[u8]) -> Vec<u8> {
+    let mut identity = Vec::new();
+    let said = page.get(2..4).map_or(0, |len| usize::from(u16::from_be_bytes([len[0], len[1]])));
+    let mut rest = page.get(4..page.len().min(4 + said)).unwrap_or_default();
+    while let Some(len) = rest.get(3) {
+        let Some((designator, next)) = rest.split_at_checked(4 + usize::from(*len)) else { break };
+        if designator[1] & 0x30 == 0 {
+            identity.extend_from_slice(designator);
+        }
+        rest = next;
+    }
+    identity
 }
 
 /// The answer to READ CAPACITY.
@@ -234,6 +253,15 @@ mod tests {
         assert_eq!(write_cache(&data), Some(true));
         assert_eq!(write_cache(&data[..8]), None);
         assert_eq!(write_cache(&[7, 0, 0, 0, 0x08, 10, 0, 0]), Some(false));
+    }
+
+    #[test]
+    fn only_the_units_own_designators_say_who_it_is() {
+        let page = [0, 0x83, 0, 16, 1, 3, 0, 2, 7, 8, 1, 0x14, 0, 1, 9, 2, 1, 0, 1, 6, 99];
+        assert_eq!(identity_of(&page), [1, 3, 0, 2, 7, 8, 2, 1, 0, 1, 6]);
+        assert_eq!(identity_of(&page[..18]), [1, 3, 0, 2, 7, 8], "cut off");
+        assert!(identity_of(&[0, 0x83, 0, 4]).is_empty());
+        assert!(identity_of(&[]).is_empty());
     }
 
     #[test]

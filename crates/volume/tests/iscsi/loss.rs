@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sealblk_volume::{LaneOp, OpenOptions, VolumeEvent};
+use sealblk_volume::{Buffer, LaneOp, OpenOptions, VolumeEvent};
 
 use crate::proxy::Proxy;
 use crate::rig::{Rig, STEP};
@@ -237,4 +237,38 @@ fn nothing_is_written_to_another_unit_behind_the_same_number() {
     assert!(told.iter().any(about_it), "{told:?}");
     assert!(rig.volume.read_at(0, &mut [0; 10]).is_err());
     assert_eq!(std::fs::read(target.image()).unwrap()[0], 0);
+}
+
+/// Large writes leave data in libiscsi's queue when the connection goes.
+#[test]
+fn large_writes_that_are_cut_short_are_whole_in_the_end() {
+    const LARGE: usize = 1 << 20;
+    const COUNT: u32 = 4;
+    let target = Target::new(Like::default());
+    let proxy = Proxy::new(target.address());
+    let depth = COUNT as usize * LARGE / STEP;
+    let mut rig = Rig::new(&target.uri_at(proxy.address), &crate::patient(), depth);
+    for round in 1..=5u8 {
+        rig.memory.as_mut_slice().fill(round);
+        for id in 0..COUNT {
+            let first = rig.buffer(id * (LARGE / STEP) as u32);
+            let Buffer::Flat { addr, .. } = first else { unreachable!() };
+            let buffer = Buffer::Flat { addr, len_bytes: LARGE as u32, registered: None };
+            let offset_bytes = u64::from(id) * LARGE as u64;
+            rig.submit(id, LaneOp::Write { offset_bytes, buffer, durable: true });
+        }
+        rig.push_out();
+        if round < 5 {
+            proxy.cut();
+        }
+        let mut done = 0;
+        while done < COUNT as usize {
+            for each in rig.wait() {
+                assert_eq!(each.result, Ok(LARGE as u32));
+                done += 1;
+            }
+        }
+        let image = std::fs::read(target.image()).unwrap();
+        assert!(image[..COUNT as usize * LARGE].iter().all(|byte| *byte == round));
+    }
 }

@@ -133,5 +133,8 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         self.kill();
+        // No other test has this name: nobody claims it any more.
+        let claim = format!("/run/sealblk/iscsi-{}-1.lock", self.name());
+        let _never_opened = std::fs::remove_file(claim);
     }
 }

@@ -92,6 +92,7 @@ impl Opened {
 pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> {
     let options = OpenOptions {
         read_only: config.read_only,
+        only_look: false,
         create_bytes: None,
         lock_wait: LOCK_WAIT,
         io_timeout: config.io_timeout,

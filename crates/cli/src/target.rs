@@ -94,7 +94,7 @@ impl Glance {
         let path = match Uri::parse_argument(uri)? {
             Uri::Device(path) | Uri::File(path) => path,
             Uri::Rbd(_) | Uri::Iscsi(_) => {
-                let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+                let options = OpenOptions { only_look: true, ..OpenOptions::default() };
                 return Ok(Self::Remote(open(uri, &options)?));
             }
         };

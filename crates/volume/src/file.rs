@@ -61,6 +61,7 @@ impl FileVolume {
         let stat = rustix::fs::fstat(&file).map_err(|error| fail("asking its type", error))?;
         match (FileType::from_raw_mode(stat.st_mode), device) {
             (FileType::BlockDevice, true) => {}
+            (FileType::RegularFile, false) if options.only_look => {}
             (FileType::RegularFile, false) => {
                 lock_file(file.as_fd(), options.read_only, options.lock_wait).map_err(|error| {
                     VolumeError::io(uri, "in use by another program (served already?)", error)

@@ -36,7 +36,7 @@ use control::{Control, Outcome};
 use login::Login;
 use shared::{Durability, News, Shared};
 
-use crate::{IscsiName, Lane, Listener, OpenOptions, Volume};
+use crate::{IscsiName, Lane, Listener, OpenOptions, Size, Volume};
 
 /// How long a portal may keep whoever opens a volume waiting, all its addresses together.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
@@ -63,7 +63,7 @@ impl IscsiVolume {
     ) -> Result<Self, VolumeError> {
         let library = library::get()
             .map_err(|reason| crate::driver::missing(uri, crate::driver::ISCSI_PACKAGE, &reason))?;
-        let logins = Login::all(uri, name, library)?;
+        let logins = Login::all(uri, name, library, options.read_only)?;
         let claim = Claim::take(uri, name, options)?;
         let (login, mut control) = reach(uri, name, logins)?;
         let deadline = Instant::now() + OPEN_LIMIT;
@@ -73,6 +73,7 @@ impl IscsiVolume {
             unit,
             io_timeout: options.io_timeout,
             durability: Durability::default(),
+            size: Size::new(unit.geometry.size_bytes),
             news: News::new(unit.geometry.size_bytes),
             _claim: claim,
         };
@@ -111,7 +112,7 @@ impl IscsiVolume {
         len: usize,
         mut work: impl FnMut(u64, &mut [u8], Range<usize>, Range<usize>) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
-        let Geometry { size_bytes, block_bytes, .. } = self.shared.unit.geometry;
+        let Geometry { size_bytes, block_bytes, .. } = self.geometry();
         if offset_bytes.checked_add(len as u64).is_none_or(|end| end > size_bytes) {
             let what = format!("{len} bytes at {offset_bytes} lie past its end at {size_bytes}");
             return Err(VolumeError::new(ErrorKind::Invalid, &self.uri, what));
@@ -187,7 +188,17 @@ impl Volume for IscsiVolume {
     }
 
     fn geometry(&self) -> Geometry {
-        self.shared.unit.geometry
+        Geometry { size_bytes: self.shared.size.bytes(), ..self.shared.unit.geometry }
+    }
+
+    fn measure_size(&self) -> Result<u64, VolumeError> {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Instant::now() + OPEN_LIMIT;
+        unit::measure(&self.uri, &mut control, deadline, self.shared.unit.geometry)
+    }
+
+    fn grow_to(&self, size_bytes: u64) {
+        self.shared.size.grow_to(size_bytes);
     }
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {

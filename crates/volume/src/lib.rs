@@ -103,6 +103,9 @@ pub trait Volume: Send + Sync {
 pub struct OpenOptions {
     /// Without the right to write; others may read it at the same time.
     pub read_only: bool,
+    /// Only to look at it, also while somebody else writes to it: no claim of any kind is taken.
+    /// Implies [`Self::read_only`].
+    pub only_look: bool,
     /// Make the file if it isn't there, this many bytes long (files only).
     pub create_bytes: Option<u64>,
     /// How long to wait for somebody else to let go of it. A daemon that was killed holds its
@@ -120,6 +123,7 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             read_only: false,
+            only_look: false,
             create_bytes: None,
             lock_wait: Duration::ZERO,
             io_timeout: None,
@@ -132,6 +136,8 @@ impl Default for OpenOptions {
 pub fn open(uri: &str, options: &OpenOptions) -> Result<Arc<dyn Volume>, VolumeError> {
     let parsed = Uri::parse(uri)?;
     let uri = &shown(uri);
+    let read_only = options.read_only || options.only_look;
+    let options = &OpenOptions { read_only, ..options.clone() };
     match parsed {
         Uri::Device(path) | Uri::File(path) => {
             Ok(Arc::new(file::FileVolume::open(uri, &path, options)?))

@@ -74,6 +74,15 @@ fn an_image_of_small_stripes_conforms() {
 }
 
 #[test]
+fn an_image_grows() {
+    let image = Image::new(&[]);
+    let enlarge = |bytes: u64| {
+        rbd(&["resize", "--size", &format!("{bytes}B"), &image.0]);
+    };
+    conformance::run_growing(&|| open(&image.uri(), &options()).unwrap(), &enlarge);
+}
+
+#[test]
 fn an_image_is_held_exclusively() {
     let image = Image::new(&[]);
     let first = open(&image.uri(), &options()).unwrap();

@@ -30,6 +30,9 @@ impl Claim {
         name: &IscsiName,
         options: &crate::OpenOptions,
     ) -> Result<Self, VolumeError> {
+        if options.only_look {
+            return Ok(Self { _file: None });
+        }
         let places = [Some(Path::new(DIRECTORY)), options.state_dir.as_deref()];
         let mut last = io::ErrorKind::NotFound.into();
         for directory in places.into_iter().flatten() {

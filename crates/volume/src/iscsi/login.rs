@@ -3,8 +3,8 @@
 use std::ffi::{CString, c_int};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sealblk_block::{ErrorKind, VolumeError};
 use sha2::{Digest, Sha256};
@@ -30,6 +30,7 @@ pub(super) struct Login {
     /// What the unit said that it is, when the volume was opened; every later session must find
     /// the same. Unset: it doesn't say.
     pub(super) identity: OnceLock<Vec<u8>>,
+    pub(super) isids: Arc<Isids>,
 }
 
 impl Login {
@@ -38,6 +39,7 @@ impl Login {
         uri: &str,
         name: &IscsiName,
         library: &'static Functions,
+        read_only: bool,
     ) -> Result<Vec<Self>, VolumeError> {
         let invalid = |what: String| VolumeError::new(ErrorKind::Invalid, uri, what);
         let text = |what: &str, text: &str| {
@@ -64,6 +66,7 @@ impl Login {
                 VolumeError { kind: ErrorKind::NotFound, ..VolumeError::io(uri, what, error) }
             })?
             .collect();
+        let isids = Arc::new(Isids::new(name, read_only));
         // Above 255 the number needs the flat addressing method (SAM-5 section 4.7.7.3).
         let method = if name.lun > 255 { 0x4000 } else { 0 };
         Ok(addresses
@@ -72,6 +75,7 @@ impl Login {
                 library,
                 address,
                 initiator: initiator.clone(),
+                isids: isids.clone(),
                 target: target.clone(),
                 chap: chap.clone(),
                 header_digest: name.header_digest,
@@ -129,23 +133,51 @@ fn read(uri: &str, secret: &IscsiSecret) -> Result<Zeroizing<Vec<u8>>, VolumeErr
 /// and no other session's, for a second login with it ends the first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Isid {
-    /// 24 bits, of the process.
+    /// 24 bits, of the volume or the process.
     pub(super) value: u32,
     /// 16 bits, of the session.
     pub(super) qualifier: u32,
 }
 
-impl Isid {
-    /// Another for each call. Its 40 bits begin at a random number for each process, since all
-    /// processes of a host have one initiator name.
-    pub(super) fn next() -> Self {
-        static START: OnceLock<u64> = OnceLock::new();
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        // The standard library seeds its hashers from the system's random numbers.
-        let start = *START.get_or_init(|| RandomState::new().build_hasher().finish());
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let id = start.wrapping_add(u64::from(count));
-        Self { value: (id >> 16) as u32 & 0xff_ffff, qualifier: id as u32 & 0xffff }
+/// The identities of a volume's sessions.
+///
+/// Whoever may write has the claim on the unit, so he is alone on this host, and takes the same
+/// identities as whoever had it before: if that one was killed with writes on their way, his
+/// sessions end with the first login of their successors, and no such write lands after ours. A
+/// reader must not end the writer's sessions: his are random.
+pub(super) struct Isids {
+    value: u32,
+    count: AtomicU32,
+    inherited: bool,
+}
+
+impl Isids {
+    fn new(name: &IscsiName, read_only: bool) -> Self {
+        let (value, first) = if read_only {
+            // The standard library seeds its hashers from the system's random numbers.
+            let random = RandomState::new().build_hasher().finish();
+            ((random >> 16) as u32, random as u32)
+        } else {
+            let mut hash = Sha256::new();
+            hash.update(b"sealblk iscsi session\0");
+            hash.update(name.target.to_ascii_lowercase().as_bytes());
+            hash.update(name.lun.to_be_bytes());
+            let hash = hash.finalize();
+            (u32::from_be_bytes([0, hash[0], hash[1], hash[2]]), 0)
+        };
+        let count = AtomicU32::new(first & 0xffff);
+        Self { value: value & 0xff_ffff, count, inherited: !read_only }
+    }
+
+    /// Another for each call.
+    pub(super) fn next(&self) -> Isid {
+        let qualifier = self.count.fetch_add(1, Ordering::Relaxed) & 0xffff;
+        Isid { value: self.value, qualifier }
+    }
+
+    /// Whether somebody before us may have had the same.
+    pub(super) fn are_inherited(&self) -> bool {
+        self.inherited
     }
 }
 

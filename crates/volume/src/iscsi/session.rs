@@ -14,7 +14,9 @@
 //! when the target has let go of the old ones. First, the new session has the same initiator name
 //! and ISID as the old: the target must end the old session and its tasks before it admits the new
 //! (session reinstatement, RFC 7143 section 6.3.5). Second, an ABORT TASK SET is answered before
-//! anything is sent again, for targets that end a session's tasks lazily. Without this, a write
+//! anything is sent again, for targets that end a session's tasks lazily. A daemon that follows one
+//! that was killed does the same at its first login, for it has the same identities
+//! ([`Isids`](super::login::Isids)). Without this, a write
 //! that the target held back could come after its own repetition and a newer write to the same
 //! blocks.
 //!
@@ -119,7 +121,8 @@ pub(super) struct Session {
     probe: *mut ScsiTask,
     identity: Vec<u8>,
     identity_piece: Vec<libc::iovec>,
-    /// It was ready once: the next login must get rid of its predecessor's tasks.
+    /// It was ready once, or somebody before us had its identity: the next login must get rid of the
+    /// predecessor's tasks.
     again: bool,
     attentions: u32,
     redirects: u32,
@@ -136,7 +139,8 @@ impl Session {
     /// A session that isn't there yet.
     pub(super) fn new(login: Arc<Login>) -> Self {
         Self {
-            isid: Isid::next(),
+            isid: login.isids.next(),
+            again: login.isids.are_inherited(),
             login,
             context: null_mut(),
             phase: Phase::Down,
@@ -146,7 +150,6 @@ impl Session {
             probe: null_mut(),
             identity: vec![0; IDENTITY_BYTES],
             identity_piece: Vec::new(),
-            again: false,
             attentions: 0,
             redirects: 0,
             power_on: false,

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use super::claim::Claim;
 use super::login::Login;
 use super::unit::Unit;
-use crate::{Listener, VolumeEvent};
+use crate::{Listener, Size, VolumeEvent};
 
 /// Shared by the control handle and the lanes.
 pub(super) struct Shared {
     pub(super) login: Arc<Login>,
+    /// As it was opened; how much of it is in use is [`Self::size`].
     pub(super) unit: Unit,
+    pub(super) size: Size,
     pub(super) io_timeout: Option<Duration>,
     pub(super) durability: Durability,
     pub(super) news: News,

@@ -96,6 +96,7 @@ impl Slot {
     pub(super) unsafe fn command(
         &mut self,
         unit: &Unit,
+        size_bytes: u64,
         short_sync: bool,
         zeroes: *mut u8,
     ) -> (Command, *mut libc::iovec, usize) {
@@ -109,7 +110,7 @@ impl Slot {
             }
             (LaneOp::Read { offset_bytes, buffer }, _) => {
                 // A read across the end falls short there; one behind it is the target's to refuse.
-                let len = match unit.geometry.size_bytes.checked_sub(offset_bytes) {
+                let len = match size_bytes.checked_sub(offset_bytes) {
                     None | Some(0) => buffer.len_bytes(),
                     Some(left) => left.min(buffer.len_bytes().into()) as u32,
                 };

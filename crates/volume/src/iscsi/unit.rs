@@ -91,6 +91,24 @@ pub(super) fn ask(
     })
 }
 
+/// Asks how large the unit is now, in bytes of whole blocks.
+pub(super) fn measure(
+    uri: &str,
+    control: &mut Control,
+    deadline: Instant,
+    opened: Geometry,
+) -> Result<u64, VolumeError> {
+    let capacity = Questions { uri, control, deadline }.capacity()?;
+    if capacity.block_bytes != opened.block_bytes {
+        let what = format!(
+            "its blocks have {} bytes now, and had {} when it was opened: open it anew",
+            capacity.block_bytes, opened.block_bytes
+        );
+        return Err(VolumeError::new(ErrorKind::Io, uri, what));
+    }
+    Ok(capacity.blocks.saturating_mul(capacity.block_bytes.into()))
+}
+
 /// From the pages Block Limits and Logical Block Provisioning (SBC-4 sections 6.6.4 and 6.6.7).
 fn unmap_of(limits: &[u8; 64], provisioning: &[u8; 8]) -> Unmap {
     let (blocks_max, descriptors_max) = (be32(limits, 20), be32(limits, 24));

@@ -218,6 +218,11 @@ fn a_unit_that_has_grown_is_noticed() {
     assert!(matches!(rig.event(), VolumeEvent::PathBack { .. }));
     assert_eq!(rig.event(), VolumeEvent::Resized { size_bytes: 32 << 20 });
     assert_eq!(rig.volume.geometry().size_bytes, 16 << 20);
+    let end = rig.volume.measure_size().unwrap();
+    assert_eq!(end, 32 << 20);
+    assert!(rig.volume.write_at(end - 4, b"last").is_err(), "not in use yet");
+    rig.volume.grow_to(end);
+    rig.volume.write_at(end - 4, b"last").unwrap();
 }
 
 #[test]

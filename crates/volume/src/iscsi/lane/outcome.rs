@@ -19,11 +19,12 @@ impl IscsiLane {
         let slot = &mut self.slots[index];
         debug_assert!(slot.state != State::Sent && slot.task.is_null(), "sent once at a time");
         let (unit, zeroes) = (&self.shared.unit, self.zeroes.as_mut_ptr());
+        let size_bytes = self.shared.size.bytes();
         // SAFETY: the submitter keeps the memory until the I/O is given back, which is after the
         // command's end. Pieces and lists lie in the slot's vectors, which nobody touches before;
         // the vectors' memory stays where it is when the table grows.
         let task = unsafe {
-            let (command, pieces, count) = slot.command(unit, self.short_sync, zeroes);
+            let (command, pieces, count) = slot.command(unit, size_bytes, self.short_sync, zeroes);
             self.session.command(FIRST_SLOT + index as u32, &command, pieces, count)
         };
         if let Some(task) = task {

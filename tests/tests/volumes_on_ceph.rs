@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
     Ceph, Client, Daemon, Guest, GuestBuilder, GuestImage, Load, Pattern, RbdImage, Scratch,
-    TestVolume, kat, oracle, progress, run, sealblk, sealblk_command, unpack_kat, until,
+    Storage, TestVolume, kat, oracle, progress, run, sealblk, sealblk_command, unpack_kat, until,
 };
 use serde_json::Value;
 
@@ -72,7 +72,7 @@ impl Disk {
         let (image, key) = (scratch.file("volume.img"), scratch.file("key"));
         self.image.export(&image)?;
         std::fs::copy(&self.key, &key)?;
-        Ok(TestVolume { scratch, image, key })
+        Ok(TestVolume { scratch, image, key, storage: Storage::File })
     }
 
     /// QEMU's options for this image through librbd's own encryption.

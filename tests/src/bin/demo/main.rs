@@ -1,6 +1,7 @@
-//! `make demo`: an encrypted disk under a real guest, a look at the volume, a crash, a new key, the
-//! price.
+//! `make demo`: an encrypted disk under a real guest, a look at the volume, a crash, a new key,
+//! the same on Ceph, the price.
 
+mod ceph;
 mod rotation;
 mod style;
 
@@ -75,8 +76,9 @@ fn main() -> Result<()> {
     daemon.stop()?;
 
     rotation::scene(&style, LIMIT)?;
+    ceph::scene(&style, LIMIT)?;
 
-    style.title("6. What it costs: random 4 KiB I/O at depth 32, encrypted and --plain in turns");
+    style.title("7. What it costs: random 4 KiB I/O at depth 32, encrypted and --plain in turns");
     for (what, figure) in overhead::measure(3, Duration::from_secs(2))? {
         style.output(format_args!(
             "{what:5}  encrypted {:7.0} IOPS   plain {:7.0} IOPS   {:5.1} %",

@@ -374,7 +374,8 @@ fn conflicts(config: &Config) -> Result<(), (Option<usize>, String)> {
             return complain("another volume has this name too".into());
         }
         if !uris.insert(volume.uri.as_str()) {
-            return complain(format!("`uri` {} is served by another section already", volume.uri));
+            let uri = sealblk_volume::shown(&volume.uri);
+            return complain(format!("`uri` {uri} is served by another section already"));
         }
         if !sockets.insert(&volume.socket.path) {
             let path = volume.socket.path.display();

@@ -118,7 +118,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
     if let Some(e) = &unlocked.encryption {
         tracing::info!(
             disk = config.name,
-            uri = config.uri,
+            uri = volume.uri(),
             cipher = e.cipher,
             key_bits = e.key_bits,
             sector_bytes = e.sector_bytes,
@@ -178,7 +178,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
     }
     let status = VolumeStatus {
         name: config.name.clone(),
-        uri: config.uri.clone(),
+        uri: volume.uri().to_owned(),
         socket: config.socket.path.display().to_string(),
         capacity_bytes: profile.capacity_sectors * SECTOR_BYTES,
         block_bytes: profile.block_bytes,

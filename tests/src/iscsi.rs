@@ -25,8 +25,8 @@ use crate::wait::until;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The target's name.
-const IQN: &str = "iqn.2026-11.test.sealblk:disk0";
+/// The beginning of a target's name; its port follows. Claims go by the name, so each has its own.
+const IQN: &str = "iqn.2026-11.test.sealblk:port-";
 
 /// Number of the LUN; 0 is tgtd's controller.
 const LUN: u32 = 1;
@@ -122,7 +122,7 @@ impl Target {
     }
 
     fn configure(&self) -> Result<()> {
-        self.tgtadm("--mode target --op new --tid 1 -T", &[IQN])?;
+        self.tgtadm("--mode target --op new --tid 1 -T", &[&self.name()])?;
         let path = self.image.to_str().context("not UTF-8")?;
         let block = self.options.block_bytes.to_string();
         self.tgtadm(
@@ -171,6 +171,11 @@ impl Target {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    /// The target's own name, which no other target has that lives now.
+    pub fn name(&self) -> String {
+        format!("{IQN}{}", self.port)
+    }
+
     /// `iscsi://127.0.0.1:PORT/IQN/1`
     pub fn url(&self) -> String {
         self.url_at(self.address())
@@ -178,14 +183,14 @@ impl Target {
 
     /// The same at another address: a [`crate::Proxy`]'s.
     pub fn url_at(&self, address: SocketAddr) -> String {
-        format!("iscsi://{address}/{IQN}/{LUN}")
+        format!("iscsi://{address}/{}/{LUN}", self.name())
     }
 
     /// `iscsi://USER@127.0.0.1:PORT/IQN/1`; without CHAP there is no user either.
     pub fn chap_url_without_secret(&self) -> String {
         match &self.options.chap {
             None => self.url(),
-            Some((user, _)) => format!("iscsi://{user}@{}/{IQN}/{LUN}", self.address()),
+            Some((user, _)) => format!("iscsi://{user}@{}/{}/{LUN}", self.address(), self.name()),
         }
     }
 
@@ -208,7 +213,7 @@ impl Target {
         match &self.options.chap {
             None => self.url(),
             Some((user, secret)) => {
-                format!("iscsi://{user}%{secret}@{}/{IQN}/{LUN}", self.address())
+                format!("iscsi://{user}%{secret}@{}/{}/{LUN}", self.address(), self.name())
             }
         }
     }

@@ -197,6 +197,21 @@ impl Load {
         }
     }
 
+    /// Fills all queues and waits for nothing: there are requests under way that see what comes.
+    pub fn fill(&mut self, client: &mut Client) -> Result<()> {
+        for tag in 0..self.under_way.len() {
+            if self.under_way[tag].is_none() {
+                self.send(client, tag)?;
+            }
+        }
+        for queue in 0..self.queues {
+            for done in client.complete(queue, 0)? {
+                self.settle(client, done.tag, done.result)?;
+            }
+        }
+        Ok(())
+    }
+
     fn collect(&mut self, client: &mut Client) -> Result<()> {
         for queue in 0..self.queues {
             let tags = queue * self.depth..(queue + 1) * self.depth;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::ceph::{Ceph, RbdImage};
 use crate::iscsi::{Target, TargetOptions};
@@ -132,15 +132,38 @@ impl TestVolume {
     /// The same on storage of this kind.
     pub fn formatted_on(kind: Kind, data_bytes: u64, arguments: &[&str]) -> Result<Self> {
         let volume = Self::blank_on(kind, data_bytes + (16 << 20))?;
+        volume.format(arguments)?;
+        Ok(volume)
+    }
+
+    /// The same on a target like this.
+    pub fn formatted_behind(
+        options: TargetOptions,
+        data_bytes: u64,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let volume = Self::on(Storage::Iscsi(Target::new(data_bytes + (16 << 20), options)?))?;
+        volume.format(arguments)?;
+        Ok(volume)
+    }
+
+    fn format(&self, arguments: &[&str]) -> Result<()> {
         let mut all: Vec<OsString> = vec!["format".into()];
-        all.extend(volume.volume_args());
+        all.extend(self.volume_args());
         all.push("--yes".into());
         if !arguments.contains(&"--kdf") {
             all.extend(["--kdf".into(), "pbkdf2".into()]);
         }
         all.extend(arguments.iter().map(OsString::from));
-        sealblk(&all)?;
-        Ok(volume)
+        sealblk(&all).map(drop)
+    }
+
+    /// The target that it is on.
+    pub fn target(&mut self) -> Result<&mut Target> {
+        match &mut self.storage {
+            Storage::Iscsi(target) => Ok(target),
+            _ => bail!("it is not on a target"),
+        }
     }
 
     /// A volume that somebody else made: a known answer and its passphrase.

@@ -3,6 +3,7 @@
 //!
 //! The daemon's state directory is beside the volume: nothing of a test stays on the host.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -31,9 +32,20 @@ pub struct Rotating {
 impl Rotating {
     /// Serves the volume, with further arguments.
     pub fn serve(volume: &TestVolume, extra: &[&str]) -> Result<Self> {
-        let (control, state_dir) = Self::places(volume);
-        let places = ["--control", path_text(&control)?, "--state-dir", path_text(&state_dir)?];
-        let daemon = Daemon::serve(volume, &[&places, extra].concat())?;
+        Self::serve_as(volume, &volume.uri(), "", extra)
+    }
+
+    /// Serves what this URI names with the volume's key, as if on another host: sockets and state
+    /// directory have names that begin with `host`.
+    pub fn serve_as(volume: &TestVolume, uri: &str, host: &str, extra: &[&str]) -> Result<Self> {
+        let place = |name: &str| volume.scratch.file(&format!("{host}{name}"));
+        let (control, state_dir) = (place("control.sock"), place("state"));
+        let mut args: Vec<OsString> =
+            ["--volume", uri, "--key", &volume.key_uri()].map(OsString::from).to_vec();
+        args.extend(["--control".into(), control.clone().into()]);
+        args.extend(["--state-dir".into(), state_dir.clone().into()]);
+        args.extend(extra.iter().map(OsString::from));
+        let daemon = Daemon::with_args(&place("vu.sock"), args)?;
         Ok(Self { daemon, control, state_dir })
     }
 
@@ -139,8 +151,4 @@ impl Rotating {
         ensure!(status["done_bytes"] == status["total_bytes"], "{status}");
         Ok(status)
     }
-}
-
-fn path_text(path: &Path) -> Result<&str> {
-    path.to_str().context("the path is not UTF-8")
 }

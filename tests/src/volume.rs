@@ -177,20 +177,24 @@ impl TestVolume {
 
     /// The same on storage of this kind.
     pub fn known_answer_on(kind: Kind, name: &str) -> Result<Self> {
-        let file = Self::known_answer(name)?;
+        Self::known_answer(name)?.moved_to(kind)
+    }
+
+    /// A file's content on storage of this kind, with its key.
+    pub fn moved_to(self, kind: Kind) -> Result<Self> {
         let volume = match kind {
-            Kind::File => return Ok(file),
+            Kind::File => return Ok(self),
             Kind::Rbd => {
                 let volume = Self::on_rbd(&Ceph::shared()?, 1 << 20)?;
-                volume.write_raw(&file.image)?;
+                volume.write_raw(&self.image)?;
                 volume
             }
             Kind::Iscsi => {
-                let target = Target::with_copy_of(&file.image, TargetOptions::default())?;
+                let target = Target::with_copy_of(&self.image, TargetOptions::default())?;
                 Self::on(Storage::Iscsi(target))?
             }
         };
-        std::fs::copy(&file.key, &volume.key)?;
+        std::fs::copy(&self.key, &volume.key)?;
         Ok(volume)
     }
 
@@ -265,4 +269,18 @@ impl TestVolume {
     pub fn volume_args(&self) -> Vec<OsString> {
         vec!["--volume".into(), self.uri().into(), "--key".into(), self.key_uri().into()]
     }
+}
+
+/// Makes tests of a module of scenarios beside it: functions of a [`Kind`]. In a module that is named
+/// `rest_on_...` they are left to `make test-storage`, `make test` skips those by their name.
+#[macro_export]
+macro_rules! scenarios {
+    ($kind:expr; $($scenario:ident)+) => {
+        $(
+            #[test]
+            fn $scenario() -> anyhow::Result<()> {
+                super::$scenario($kind)
+            }
+        )+
+    };
 }

@@ -1,5 +1,6 @@
 //! What a rotation leaves behind: a volume as it was, for cryptsetup and qemu-img too, with another
-//! key, and nothing of the old one. Whoever began a re-encryption, the other can end it.
+//! key, and nothing of the old one. Whoever began a re-encryption, the other can end it. On files, on
+//! Ceph and on iSCSI; the modules at the end say which of it `make test` leaves to `make test-storage`.
 
 use std::ffi::OsString;
 use std::os::unix::fs::FileExt as _;
@@ -7,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
-    Client, Daemon, Load, Pattern, Rotating, TestVolume, memory, oracle, progress, run, unpack_kat,
+    Client, Daemon, Kind, Load, Pattern, Rotating, Storage, TestVolume, memory, oracle, progress,
+    run, scenarios, unpack_kat,
 };
 
 const MIB: u64 = 1 << 20;
@@ -20,8 +22,30 @@ fn opens(volume: &TestVolume, key: &Path) -> bool {
 fn cryptsetup(volume: &TestVolume, key: &Path, action: &[&str]) -> Result<String> {
     let mut arguments: Vec<OsString> = action.iter().map(OsString::from).collect();
     arguments.extend(["--batch-mode".into(), "--key-file".into(), key.into()]);
-    arguments.push(volume.image.clone().into());
+    arguments.push(volume.raw()?.into());
     Ok(String::from_utf8(run("cryptsetup", arguments)?.stdout)?)
+}
+
+/// The same for what changes the volume, which nobody has open.
+fn cryptsetup_changes(volume: &TestVolume, action: &[&str]) -> Result<()> {
+    cryptsetup(volume, &volume.key, action)?;
+    match volume.storage {
+        Storage::File => Ok(()),
+        // It changed the copy that the call above made.
+        Storage::Rbd(_) | Storage::Iscsi(_) => volume.write_raw(&volume.scratch.file("raw")),
+    }
+}
+
+/// Files in the state directory, but for claims on images.
+fn left_in_the_state_directory(disk: &Rotating) -> Result<Vec<PathBuf>> {
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir(disk.state_dir())? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "claim") {
+            left.push(path);
+        }
+    }
+    Ok(left)
 }
 
 /// Another secret, beside the volume.
@@ -29,6 +53,10 @@ fn new_key(volume: &TestVolume) -> Result<PathBuf> {
     let key = volume.scratch.file("new.key");
     std::fs::write(&key, "another secret, as long as one likes")?;
     Ok(key)
+}
+
+fn formatted(kind: Kind, sector_bytes: u32) -> Result<TestVolume> {
+    TestVolume::formatted_on(kind, DISK, &["--sector-size", &sector_bytes.to_string()])
 }
 
 /// A disk with known content, and a load for it.
@@ -47,15 +75,14 @@ fn rotate_under_load(disk: &Rotating, load: &mut Load, client: &mut Client) -> R
     Ok(())
 }
 
-#[test]
-fn with_a_new_secret_the_old_one_and_the_old_key_are_dead() -> Result<()> {
-    let mut volume = TestVolume::formatted(DISK, 512)?;
+fn with_a_new_secret_the_old_one_and_the_old_key_are_dead(kind: Kind) -> Result<()> {
+    let mut volume = formatted(kind, 512)?;
     let new = new_key(&volume)?;
     let new_uri = format!("file:{}", new.display());
     let old_key = oracle::volume_key(&volume)?;
     // Where its keyslots are: between the JSON copies and the data.
-    let front = usize::try_from(oracle::data_offset(&volume.image)?)?;
-    let before = std::fs::read(&volume.image)?[32768..front].to_vec();
+    let front = usize::try_from(oracle::data_offset(&volume.raw()?)?)?;
+    let before = volume.bytes()?[32768..front].to_vec();
 
     let mut disk = Rotating::serve(&volume, &["--queues", "2"])?;
     let (mut load, mut client) = filled(&disk, DISK)?;
@@ -74,12 +101,12 @@ fn with_a_new_secret_the_old_one_and_the_old_key_are_dead() -> Result<()> {
     let pid = disk.daemon.pid()?;
     let searched = memory::search(pid, memory::Pages::All, &[&old_key])?;
     ensure!(searched > MIB, "only {searched} bytes could be searched");
-    let after = std::fs::read(&volume.image)?[32768..front].to_vec();
+    let after = volume.bytes()?[32768..front].to_vec();
     let left = before.chunks(512).filter(|old| {
         old.iter().any(|&byte| byte != 0) && after.chunks(512).any(|new| new == *old)
     });
     ensure!(left.count() == 0, "parts of the old keyslots are still there");
-    let files: Vec<_> = std::fs::read_dir(disk.state_dir())?.flatten().collect();
+    let files = left_in_the_state_directory(&disk)?;
     ensure!(files.is_empty(), "left in the state directory: {files:?}");
     drop(client);
     disk.daemon.stop()?;
@@ -106,7 +133,7 @@ fn with_a_new_secret_the_old_one_and_the_old_key_are_dead() -> Result<()> {
 }
 
 /// As OpenStack's are made.
-fn luks1_by_qemu_img() -> Result<TestVolume> {
+fn luks1_by_qemu_img(kind: Kind) -> Result<TestVolume> {
     let volume = TestVolume::blank(0)?;
     let secret = format!("secret,id=s,file={}", volume.key.display());
     let options = ["-o", "key-secret=s,iter-time=10"];
@@ -115,20 +142,21 @@ fn luks1_by_qemu_img() -> Result<TestVolume> {
     arguments.extend(options.iter().map(OsString::from));
     arguments.extend([volume.image.clone().into(), DISK.to_string().into()]);
     run("qemu-img", arguments)?;
-    Ok(volume)
+    volume.moved_to(kind)
 }
 
-fn luks1_by_cryptsetup() -> Result<TestVolume> {
+fn luks1_by_cryptsetup(kind: Kind) -> Result<TestVolume> {
     let volume = TestVolume::blank(DISK + 2 * MIB)?;
     let action = ["luksFormat", "--type", "luks1", "--pbkdf-force-iterations", "1000"];
     cryptsetup(&volume, &volume.key, &action)?;
-    Ok(volume)
+    volume.moved_to(kind)
 }
 
 fn luks1_stays_luks1(mut volume: TestVolume, crash: bool) -> Result<()> {
     let new = new_key(&volume)?;
     let new_uri = format!("file:{}", new.display());
-    let size = std::fs::metadata(&volume.image)?.len() - oracle::data_offset(&volume.image)?;
+    let raw = volume.raw()?;
+    let size = std::fs::metadata(&raw)?.len() - oracle::data_offset(&raw)?;
     let mut disk = Rotating::serve(&volume, &["--queues", "2", "--new-key", &new_uri])?;
     let (mut load, mut client) = filled(&disk, size)?;
     let mut extra = vec!["--new-key", &new_uri, "--yes", "--hotzone", "256K"];
@@ -155,27 +183,23 @@ fn luks1_stays_luks1(mut volume: TestVolume, crash: bool) -> Result<()> {
     load.compare_all(&oracle::qemu_img_decrypts(&volume)?)
 }
 
-#[test]
-fn luks1_by_qemu_img_is_rotated_and_stays_luks1() -> Result<()> {
-    luks1_stays_luks1(luks1_by_qemu_img()?, false)
+fn luks1_by_qemu_img_is_rotated_and_stays_luks1(kind: Kind) -> Result<()> {
+    luks1_stays_luks1(luks1_by_qemu_img(kind)?, false)
 }
 
-#[test]
-fn luks1_by_cryptsetup_is_rotated_and_stays_luks1() -> Result<()> {
-    luks1_stays_luks1(luks1_by_cryptsetup()?, false)
+fn luks1_by_cryptsetup_is_rotated_and_stays_luks1(kind: Kind) -> Result<()> {
+    luks1_stays_luks1(luks1_by_cryptsetup(kind)?, false)
 }
 
-#[test]
-fn luks1_stays_luks1_after_a_crash_in_the_middle() -> Result<()> {
-    luks1_stays_luks1(luks1_by_qemu_img()?, true)?;
-    luks1_stays_luks1(luks1_by_cryptsetup()?, true)
+fn luks1_stays_luks1_after_a_crash_in_the_middle(kind: Kind) -> Result<()> {
+    luks1_stays_luks1(luks1_by_qemu_img(kind)?, true)?;
+    luks1_stays_luks1(luks1_by_cryptsetup(kind)?, true)
 }
 
-#[test]
-fn a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest() -> Result<()> {
+fn a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest(kind: Kind) -> Result<()> {
     for (sector_bytes, resilience) in [(512, "checksum"), (4096, "journal")] {
         progress(format_args!("{sector_bytes}-byte sectors, {resilience}"));
-        let volume = TestVolume::formatted(DISK, sector_bytes)?;
+        let volume = formatted(kind, sector_bytes)?;
         let old_key = oracle::volume_key(&volume)?;
         let mut disk = Rotating::serve(&volume, &["--queues", "2"])?;
         let (mut load, mut client) = filled(&disk, DISK)?;
@@ -184,7 +208,7 @@ fn a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest() -> Result<()
         disk.daemon.stop()?;
         let begin = ["reencrypt", "--init-only", "--force-offline-reencrypt", "--resilience"];
         let rest = [resilience, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
-        cryptsetup(&volume, &volume.key, &[&begin[..], &rest].concat())?;
+        cryptsetup_changes(&volume, &[&begin[..], &rest].concat())?;
         disk.daemon.start()?;
         let mut client = load.connect(disk.daemon.socket())?;
         rotate_under_load(&disk, &mut load, &mut client)?;
@@ -196,9 +220,8 @@ fn a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest() -> Result<()
     Ok(())
 }
 
-#[test]
-fn what_cryptsetup_left_in_the_middle_is_ended_by_itself() -> Result<()> {
-    let volume = TestVolume::known_answer("mid-checksum-clean.img")?;
+fn what_cryptsetup_left_in_the_middle_is_ended_by_itself(kind: Kind) -> Result<()> {
+    let volume = TestVolume::known_answer_on(kind, "mid-checksum-clean.img")?;
     let plain = unpack_kat("mid-checksum.plain", volume.scratch.path())?;
     let plain = std::fs::read(plain)?;
     let mut disk = Rotating::serve(&volume, &[])?;
@@ -212,10 +235,9 @@ fn what_cryptsetup_left_in_the_middle_is_ended_by_itself() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn cryptsetup_ends_what_a_crash_of_the_daemon_left() -> Result<()> {
+fn cryptsetup_ends_what_a_crash_of_the_daemon_left(kind: Kind) -> Result<()> {
     for sector_bytes in [512, 4096] {
-        let volume = TestVolume::formatted(DISK, sector_bytes)?;
+        let volume = formatted(kind, sector_bytes)?;
         let old_key = oracle::volume_key(&volume)?;
         let mut disk = Rotating::serve(&volume, &["--queues", "2"])?;
         let (mut load, mut client) = filled(&disk, DISK)?;
@@ -229,10 +251,10 @@ fn cryptsetup_ends_what_a_crash_of_the_daemon_left() -> Result<()> {
             Ok(cryptsetup(&volume, &volume.key, &["luksDump"])?.contains("online-reencrypt"))
         };
         ensure!(under_way()?, "nothing is under way");
-        cryptsetup(&volume, &volume.key, &["repair"])?;
+        cryptsetup_changes(&volume, &["repair"])?;
         if under_way()? {
             let resume = ["reencrypt", "--resume-only", "--force-offline-reencrypt"];
-            cryptsetup(&volume, &volume.key, &resume)?;
+            cryptsetup_changes(&volume, &resume)?;
         }
         ensure!(!under_way()?, "cryptsetup didn't end it");
         // The daemon takes it as it is, and what it cleans up is no more than its own traces.
@@ -248,9 +270,8 @@ fn cryptsetup_ends_what_a_crash_of_the_daemon_left() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_header_backup_of_a_rotation_cannot_be_put_back() -> Result<()> {
-    let volume = TestVolume::formatted(DISK, 512)?;
+fn the_header_backup_of_a_rotation_cannot_be_put_back(kind: Kind) -> Result<()> {
+    let volume = formatted(kind, 512)?;
     let mut disk = Rotating::serve(&volume, &["--queues", "2"])?;
     let (mut load, mut client) = filled(&disk, DISK)?;
     disk.order("start", &["--rate", "2M", "--hotzone", "256K"])?;
@@ -259,7 +280,7 @@ fn the_header_backup_of_a_rotation_cannot_be_put_back() -> Result<()> {
     load.check_all(&mut client)?;
     drop(client);
     disk.daemon.stop()?;
-    let before = std::fs::read(&volume.image)?;
+    let before = volume.bytes()?;
     let mut command = sealblk_tests::sealblk_command()?;
     command.args(["header", "restore", "--yes", "--volume", &volume.uri(), "--file", &backup]);
     let output = command.output()?;
@@ -269,6 +290,60 @@ fn the_header_backup_of_a_rotation_cannot_be_put_back() -> Result<()> {
     let mut magic = [0; 6];
     file.read_exact_at(&mut magic, 0)?;
     ensure!(magic != *b"LUKS\xba\xbe", "cryptsetup would put it back");
-    ensure!(std::fs::read(&volume.image)? == before);
+    ensure!(volume.bytes()? == before);
     Ok(())
+}
+
+mod on_files {
+    super::scenarios! {
+        super::Kind::File;
+        with_a_new_secret_the_old_one_and_the_old_key_are_dead
+        luks1_by_qemu_img_is_rotated_and_stays_luks1
+        luks1_by_cryptsetup_is_rotated_and_stays_luks1
+        luks1_stays_luks1_after_a_crash_in_the_middle
+        a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest
+        what_cryptsetup_left_in_the_middle_is_ended_by_itself
+        cryptsetup_ends_what_a_crash_of_the_daemon_left
+        the_header_backup_of_a_rotation_cannot_be_put_back
+    }
+}
+
+mod on_ceph {
+    super::scenarios! {
+        super::Kind::Rbd;
+        with_a_new_secret_the_old_one_and_the_old_key_are_dead
+        luks1_by_qemu_img_is_rotated_and_stays_luks1
+    }
+}
+
+mod on_iscsi {
+    super::scenarios! {
+        super::Kind::Iscsi;
+        with_a_new_secret_the_old_one_and_the_old_key_are_dead
+        luks1_by_qemu_img_is_rotated_and_stays_luks1
+    }
+}
+
+mod rest_on_ceph {
+    super::scenarios! {
+        super::Kind::Rbd;
+        luks1_by_cryptsetup_is_rotated_and_stays_luks1
+        luks1_stays_luks1_after_a_crash_in_the_middle
+        a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest
+        what_cryptsetup_left_in_the_middle_is_ended_by_itself
+        cryptsetup_ends_what_a_crash_of_the_daemon_left
+        the_header_backup_of_a_rotation_cannot_be_put_back
+    }
+}
+
+mod rest_on_iscsi {
+    super::scenarios! {
+        super::Kind::Iscsi;
+        luks1_by_cryptsetup_is_rotated_and_stays_luks1
+        luks1_stays_luks1_after_a_crash_in_the_middle
+        a_reencryption_that_cryptsetup_began_is_ended_beside_the_guest
+        what_cryptsetup_left_in_the_middle_is_ended_by_itself
+        cryptsetup_ends_what_a_crash_of_the_daemon_left
+        the_header_backup_of_a_rotation_cannot_be_put_back
+    }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sealblk_tests::{
-    Client, Daemon, Pattern, Rotating, TestVolume, oracle, progress, sealblk, until,
+    Client, Daemon, Kind, Pattern, Rotating, TestVolume, oracle, progress, scenarios, sealblk,
+    until,
 };
 use serde_json::Value;
 
@@ -14,8 +15,8 @@ const MIB: u64 = 1 << 20;
 const DISK: u64 = 8 * MIB;
 
 /// A volume in the middle of a rotation, that nobody serves.
-fn in_the_middle() -> Result<TestVolume> {
-    let volume = TestVolume::formatted(DISK, 512)?;
+fn in_the_middle(kind: Kind) -> Result<TestVolume> {
+    let volume = TestVolume::formatted_on(kind, DISK, &["--sector-size", "512"])?;
     let mut disk = Rotating::serve(&volume, &[])?;
     let mut client = Client::simple(disk.daemon.socket())?;
     client.write(0, &Pattern(51).bytes(0, usize::try_from(DISK)?))?;
@@ -81,10 +82,13 @@ fn move_the_area(json: &mut Value) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn metadata_that_somebody_changed_in_the_middle_are_refused() -> Result<()> {
-    let volume = in_the_middle()?;
-    let good = std::fs::read(&volume.image)?;
+fn metadata_that_somebody_changed_in_the_middle_are_refused(kind: Kind) -> Result<()> {
+    let volume = in_the_middle(kind)?;
+    let good = volume.bytes()?;
+    let uri = volume.uri();
+    // Without the options and the kind.
+    let name = uri.split('?').next().and_then(|uri| uri.rsplit(':').next()).context("no name")?;
+    let file = volume.scratch.file("changed");
     type Change = fn(&mut Value) -> Result<()>;
     // (Where the border of old and new data is, nothing protects: it moves all the time.)
     let changes: [(&str, Change); 5] = [
@@ -102,16 +106,18 @@ fn metadata_that_somebody_changed_in_the_middle_are_refused() -> Result<()> {
         let mut bad = good.clone();
         oracle::change_json(&mut bad, &change).with_context(|| what.to_owned())?;
         ensure!(bad != good, "{what}: nothing was changed");
-        std::fs::write(&volume.image, &bad)?;
+        std::fs::write(&file, &bad)?;
+        volume.write_raw(&file)?;
         let exit = Daemon::run_to_end(&arguments)?;
         ensure!(exit.status.code() == Some(1), "{what}: {}\n{}", exit.status, exit.log);
-        let named = exit.log.lines().find(|line| line.contains("volume.img"));
+        let named = exit.log.lines().find(|line| line.contains(name));
         progress(format_args!("{what}: {}", named.unwrap_or("(no line with the volume)")));
         ensure!(named.is_some(), "{what}: the volume is not named:\n{}", exit.log);
-        ensure!(std::fs::read(&volume.image)? == bad, "{what}: refusing it changed it");
+        ensure!(volume.bytes()? == bad, "{what}: refusing it changed it");
     }
     // Control: it was the change that it was refused for.
-    std::fs::write(&volume.image, &good)?;
+    std::fs::write(&file, &good)?;
+    volume.write_raw(&file)?;
     let mut disk = Rotating::serve(&volume, &[])?;
     disk.wait_for_state("paused")?;
     disk.order("resume", &[])?;
@@ -125,10 +131,9 @@ fn metadata_that_somebody_changed_in_the_middle_are_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn orders_that_make_no_sense_are_refused_with_the_reason() -> Result<()> {
-    let volume = TestVolume::formatted(DISK, 512)?;
-    let before = std::fs::read(&volume.image)?;
+fn orders_that_make_no_sense_are_refused_with_the_reason(kind: Kind) -> Result<()> {
+    let volume = TestVolume::formatted_on(kind, DISK, &["--sector-size", "512"])?;
+    let before = volume.bytes()?;
     let mut disk = Rotating::serve(&volume, &[])?;
     let refused = |what: &str, name: &str, extra: &[&str], reason: &str| -> Result<()> {
         let said = disk.refused(what, name, extra)?;
@@ -155,9 +160,13 @@ fn orders_that_make_no_sense_are_refused_with_the_reason() -> Result<()> {
     }
     ensure!(disk.state()? == "none");
     disk.daemon.stop()?;
-    ensure!(std::fs::read(&volume.image)? == before, "a refused order changed the volume");
+    ensure!(volume.bytes()? == before, "a refused order changed the volume");
     let left: Vec<_> = match std::fs::read_dir(disk.state_dir()) {
-        Ok(entries) => entries.flatten().collect(),
+        // A claim on an image stays, and is nobody's.
+        Ok(entries) => entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_none_or(|kind| kind != "claim"))
+            .collect(),
         Err(_) => Vec::new(),
     };
     ensure!(left.is_empty(), "left in the state directory: {left:?}");
@@ -176,29 +185,27 @@ fn orders_that_make_no_sense_are_refused_with_the_reason() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_key_file_that_no_longer_opens_the_volume_begins_nothing() -> Result<()> {
-    let volume = TestVolume::formatted(DISK, 512)?;
-    let before = std::fs::read(&volume.image)?;
+fn a_key_file_that_no_longer_opens_the_volume_begins_nothing(kind: Kind) -> Result<()> {
+    let volume = TestVolume::formatted_on(kind, DISK, &["--sector-size", "512"])?;
+    let before = volume.bytes()?;
     let mut disk = Rotating::serve(&volume, &[])?;
     std::fs::write(&volume.key, "wrong")?;
     let said = disk.refused("start", "vu", &[])?;
     progress(said.trim_end());
     ensure!(disk.state()? == "none");
     disk.daemon.stop()?;
-    ensure!(std::fs::read(&volume.image)? == before, "a refused order changed the volume");
+    ensure!(volume.bytes()? == before, "a refused order changed the volume");
     Ok(())
 }
 
-#[test]
-fn what_is_read_only_or_plain_is_not_rotated() -> Result<()> {
-    let volume = TestVolume::formatted(DISK, 512)?;
-    let before = std::fs::read(&volume.image)?;
+fn what_is_read_only_or_plain_is_not_rotated(kind: Kind) -> Result<()> {
+    let volume = TestVolume::formatted_on(kind, DISK, &["--sector-size", "512"])?;
+    let before = volume.bytes()?;
     let mut disk = Rotating::serve(&volume, &["--read-only"])?;
     let said = disk.refused("start", "vu", &[])?;
     ensure!(said.contains("read-only"), "{said}");
     disk.daemon.stop()?;
-    ensure!(std::fs::read(&volume.image)? == before);
+    ensure!(volume.bytes()? == before);
 
     let (control, state_dir) = Rotating::places(&volume);
     let (control, state_dir) = (control.display().to_string(), state_dir.display().to_string());
@@ -275,4 +282,34 @@ fn outside_of_its_window_a_due_key_stays_and_the_status_says_until_when() -> Res
     disk.daemon.stop()?;
     ensure!(oracle::volume_key(&volume)? == old_key);
     Ok(())
+}
+
+mod on_files {
+    super::scenarios! {
+        super::Kind::File;
+        metadata_that_somebody_changed_in_the_middle_are_refused
+        orders_that_make_no_sense_are_refused_with_the_reason
+        a_key_file_that_no_longer_opens_the_volume_begins_nothing
+        what_is_read_only_or_plain_is_not_rotated
+    }
+}
+
+mod rest_on_ceph {
+    super::scenarios! {
+        super::Kind::Rbd;
+        metadata_that_somebody_changed_in_the_middle_are_refused
+        orders_that_make_no_sense_are_refused_with_the_reason
+        a_key_file_that_no_longer_opens_the_volume_begins_nothing
+        what_is_read_only_or_plain_is_not_rotated
+    }
+}
+
+mod rest_on_iscsi {
+    super::scenarios! {
+        super::Kind::Iscsi;
+        metadata_that_somebody_changed_in_the_middle_are_refused
+        orders_that_make_no_sense_are_refused_with_the_reason
+        a_key_file_that_no_longer_opens_the_volume_begins_nothing
+        what_is_read_only_or_plain_is_not_rotated
+    }
 }

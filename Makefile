@@ -5,10 +5,10 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 CRASH_ROUNDS ?= 20
 
-.PHONY: help setup build demo test bench lint audit fuzz crash clean
+.PHONY: help setup build demo test test-storage bench lint audit fuzz crash clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (Debian packages, the test guest, cargo-deny)
 	@scripts/setup.sh
@@ -22,6 +22,9 @@ demo: setup ## Show it: an encrypted disk under a guest, crashes, a new key, wha
 
 test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
 	@scripts/test.sh
+
+test-storage: setup ## The rest of rotation's suite on Ceph and iSCSI, with outages (TEST_STORAGE_TIME)
+	@scripts/test.sh storage
 
 bench: setup ## Measure: us, the peers, no server at all, rotations (some 12 minutes; BENCH_ARGS=--help)
 	@scripts/bench.sh $(BENCH_ARGS)

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 const HOLD: [&str; 4] = ["--queues", "2", "--on-error", "hold"];
 
-/// As soon as that an I/O without an answer counts as failed, and the rotation as stuck.
+/// An I/O without an answer counts as failed as soon as can be.
 const SOON: [&str; 2] = ["--io-timeout", "2s"];
 
 fn formatted(kind: Kind) -> Result<TestVolume> {
@@ -63,6 +63,19 @@ fn further(disk: &Rotating, bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// The guest's requests are held, and the operator sees it. The rotation either fails at the storage
+/// itself or waits for requests that are held to get out of its way.
+fn wait_until_held(disk: &Rotating) -> Result<()> {
+    let storage = until("requests that are held", LIMIT, || {
+        let storage = disk.ask("/v1/status")?["volumes"][0]["storage"].clone();
+        Ok((storage["state"] == "holding").then_some(storage))
+    })?;
+    let status = disk.status()?;
+    progress(format_args!("{storage}, the rotation is {}", status["state"]));
+    ensure!(status["state"] != "failed" && status["state"] != "completed", "{status}");
+    Ok(())
+}
+
 /// The rotation waits for the storage and says so.
 fn wait_until_stuck(disk: &Rotating) -> Result<()> {
     let status = disk.wait_for_state("stuck")?;
@@ -98,11 +111,14 @@ fn a_guest_that_holds(
 ) -> Result<()> {
     let disk = Rotating::serve_as(volume, uri, "", &[&HOLD, extra].concat())?;
     let (mut load, mut client) = rotated_slowly(&disk)?;
+    // What is given up may be a flush, and those are never held.
+    load.flushes_may_fail = extra.contains(&"--io-timeout");
     std::thread::scope(|scope| {
         let (disk, volume) = (&disk, &mut *volume);
         let disturbing = scope.spawn(move || disturb(volume, disk));
-        load.run(&mut client, |_| Ok(disturbing.is_finished()))?;
-        disturbing.join().ok().context("it panicked")?
+        let worked = load.run(&mut client, |_| Ok(disturbing.is_finished()));
+        disturbing.join().ok().context("it panicked")??;
+        worked.with_context(|| format!("{:?}\n{}", disk.status(), disk.daemon.log().text()))
     })?;
     end_and_compare(disk, volume, load, client)
 }
@@ -155,7 +171,7 @@ mod rest_on_ceph {
     fn the_osd_stays_away_until_its_io_is_given_up() -> Result<()> {
         with_outages(&SOON, |ceph, disk| {
             let outage = ceph.osd_kill()?;
-            wait_until_stuck(disk)?;
+            wait_until_held(disk)?;
             outage.end()?;
             further(disk, MIB)
         })
@@ -258,7 +274,7 @@ mod rest_on_iscsi {
         let uri = volume.uri();
         a_guest_that_holds(&mut volume, &uri, &SOON, |volume, disk| {
             target(volume)?.kill()?;
-            wait_until_stuck(disk)?;
+            wait_until_held(disk)?;
             target(volume)?.start()?;
             further(disk, MIB)
         })
@@ -300,12 +316,12 @@ mod rest_on_iscsi {
             progress("nobody listens");
             proxy.refuse(true)?;
             proxy.cut()?;
-            wait_until_stuck(disk)?;
+            wait_until_held(disk)?;
             proxy.refuse(false)?;
             further(disk, MIB / 2)?;
             progress("silence");
             proxy.stall(true)?;
-            wait_until_stuck(disk)?;
+            wait_until_held(disk)?;
             proxy.stall(false)?;
             further(disk, MIB / 2)
         })

@@ -23,7 +23,7 @@ demo: setup ## Show it: an encrypted disk under a guest, crashes, a new key, wha
 test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz run
 	@scripts/test.sh
 
-test-storage: setup ## The rest of rotation's suite on Ceph and iSCSI, with outages (TEST_STORAGE_TIME)
+test-storage: setup ## The rest of rotation's suite on Ceph and iSCSI, and outages (long: not timed yet)
 	@scripts/test.sh storage
 
 bench: setup ## Measure: us, the peers, no server at all, rotations (some 12 minutes; BENCH_ARGS=--help)

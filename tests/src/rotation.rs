@@ -36,9 +36,11 @@ impl Rotating {
     }
 
     /// Serves what this URI names with the volume's key, as if on another host: sockets and state
-    /// directory have names that begin with `host`.
+    /// directory are in a directory of this name.
     pub fn serve_as(volume: &TestVolume, uri: &str, host: &str, extra: &[&str]) -> Result<Self> {
-        let place = |name: &str| volume.scratch.file(&format!("{host}{name}"));
+        let host = volume.scratch.file(host);
+        std::fs::create_dir_all(&host)?;
+        let place = |name: &str| host.join(name);
         let (control, state_dir) = (place("control.sock"), place("state"));
         let mut args: Vec<OsString> =
             ["--volume", uri, "--key", &volume.key_uri()].map(OsString::from).to_vec();

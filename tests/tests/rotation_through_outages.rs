@@ -215,7 +215,7 @@ mod rest_on_ceph {
         ensure!(client.flush().is_err(), "it flushed another's volume");
         ensure!(volume.bytes()? == taken, "something was written after the lock was broken");
 
-        let new = Rotating::serve_as(&volume, &volume.uri(), "other-", &HOLD)?;
+        let new = Rotating::serve_as(&volume, &volume.uri(), "other", &HOLD)?;
         ensure!(new.state()? != "none", "the rotation is forgotten");
         let mut second = load.connect(new.daemon.socket())?;
         load.check_all(&mut second)?;
@@ -237,7 +237,7 @@ mod rest_on_ceph {
         old.daemon.kill()?;
         drop(client);
         let new = until("the end of a dead client's watch", LIMIT, || {
-            match Rotating::serve_as(&volume, &volume.uri(), "other-", &HOLD) {
+            match Rotating::serve_as(&volume, &volume.uri(), "other", &HOLD) {
                 Ok(new) => Ok(Some(new)),
                 Err(error) if format!("{error:#}").contains("in use by another client") => {
                     progress("its lock still stands");

@@ -9,6 +9,7 @@
 #          down    kill both, remove DIR
 #          status  one line a daemon; fails unless both run
 # env:   SEALBLK_CEPH_DIR: DIR; default /var/tmp/sealblk-ceph-UID
+#        SEALBLK_CEPH_EXTRA: lines for the end of ceph.conf; what stands there wins
 # gives: DIR/ceph.conf, DIR/keyring (client.admin), DIR/client.sealblk.keyring (a user that may do
 #        to images of that pool what a hypervisor's may), DIR/run/{mon.a,osd.0}.{pid,asok}
 # needs: ceph-mon, ceph-osd, ceph-common (scripts/setup.sh); no root
@@ -137,6 +138,8 @@ admin_socket =
 log_file =
 # layering, exclusive-lock, object-map, fast-diff, deep-flatten: what OpenStack's clusters give.
 rbd_default_features = 61
+
+${SEALBLK_CEPH_EXTRA:-}
 CONF
 }
 

@@ -247,7 +247,8 @@ impl Target {
         process::resume(self.pid()?)
     }
 
-    fn pid(&self) -> Result<Pid> {
+    /// tgtd's process.
+    pub fn pid(&self) -> Result<Pid> {
         Ok(Pid::from_child(self.child.as_ref().context("the target does not run")?))
     }
 

@@ -5,7 +5,7 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 CRASH_ROUNDS ?= 20
 
-.PHONY: help setup build demo test test-storage bench lint audit fuzz crash clean
+.PHONY: help setup build demo test test-storage bench bench-ceph bench-iscsi lint audit fuzz crash clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ test-storage: setup ## The rest of rotation's suite on Ceph and iSCSI, and outag
 
 bench: setup ## Measure: us, the peers, no server at all, rotations (some 12 minutes; BENCH_ARGS=--help)
 	@scripts/bench.sh $(BENCH_ARGS)
+
+bench-ceph: setup ## The same on a Ceph cluster made for it, beside librbd and QEMU (some 6 minutes)
+	@scripts/bench.sh --class rbd $(BENCH_ARGS)
+
+bench-iscsi: setup ## The same on an iSCSI target, beside libiscsi and QEMU (some 5 minutes)
+	@scripts/bench.sh --class iscsi $(BENCH_ARGS)
 
 lint: setup ## Format, clippy, licences, shell scripts, the crates' arrows
 	@scripts/lint.sh

@@ -12,24 +12,28 @@ use crate::store::Class;
 #[derive(Debug, Parser)]
 #[command(name = "sealblk-bench", version)]
 pub(crate) struct Args {
-    /// Storage to measure on [default: disk,memory]
+    /// Storage to measure on; rbd and iscsi each alone [default: disk,memory]
     #[arg(long, value_enum, value_name = "CLASS", value_delimiter = ',')]
     pub(crate) class: Vec<Class>,
 
-    /// Rounds: every server is measured once in each
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(crate) rounds: usize,
+    /// Rounds: every server is measured once in each [default: 5]
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
 
-    /// Rounds that a work may get on top when a server differs too much from itself
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(crate) extra_rounds: usize,
+    /// Rounds that a work may get on top when a server differs too much from itself [default: 3]
+    #[arg(long, value_name = "N")]
+    extra_rounds: Option<usize>,
 
-    /// Length of one sample in seconds
-    #[arg(long, value_name = "S", default_value_t = 0.25)]
-    pub(crate) seconds: f64,
+    /// Length of one sample in seconds [default: 0.25; on rbd and iscsi 0.5]
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+
+    /// Three rounds of at most 0.25 s and none on top: a first look
+    #[arg(long, conflicts_with_all = ["full", "rounds", "extra_rounds", "seconds"])]
+    quick: bool,
 
     /// Everything: all depths, 1 MiB requests, mixed work at each depth, 100 idle daemons; about
-    /// half an hour
+    /// half an hour. On rbd and iscsi: both sector sizes
     #[arg(long)]
     pub(crate) full: bool,
 
@@ -39,7 +43,8 @@ pub(crate) struct Args {
 
     /// Only servers whose id contains one of these, e.g. `sealblk,raw` [ids: sealblk-4096,
     /// sealblk-512, sealblk-plain, qemu-plain-io_uring, qemu-plain-native, qemu-luks-io_uring,
-    /// qemu-luks-native, textbook-4096, raw]
+    /// qemu-luks-native, textbook-4096, raw; on rbd and iscsi: sealblk-..., qemu-plain, qemu-luks,
+    /// qemu-librbd-luks, fio-rbd, iscsi-perf]
     #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
 
@@ -48,7 +53,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Kind::other)]
     pub(crate) server: Vec<Kind>,
 
-    /// The client sleeps until it is woken, instead of polling for completions
+    /// The client sleeps until it is woken, instead of polling for completions [always on rbd and
+    /// iscsi]
     #[arg(long)]
     pub(crate) sleeping_client: bool,
 
@@ -95,8 +101,16 @@ impl Args {
     /// From the process's arguments.
     pub(crate) fn read() -> Result<Self> {
         let mut args = Self::parse();
-        ensure!(args.rounds > 0, "--rounds must be at least 1");
-        ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be in 0..600");
+        ensure!(args.rounds() > 0, "--rounds must be at least 1");
+        let seconds = args.seconds();
+        ensure!(seconds > 0.0 && seconds <= 600.0, "--seconds must be in 0..600");
+        if args.class.iter().any(|class| class.is_network()) {
+            ensure!(args.class.len() == 1, "rbd and iscsi are measured alone");
+            ensure!(!args.guest && !args.rotation, "rbd and iscsi: servers only");
+            (args.no_layers, args.no_rotation, args.one_queue) = (true, true, true);
+            (args.sleeping_client, args.idle_daemons) = (true, Some(0));
+            return Ok(args);
+        }
         let guest_alone = args.guest && !args.full && args.class.is_empty();
         args.no_layers |= (guest_alone && !args.only_layers) || args.rotation;
         args.no_rotation |= args.only_layers || guest_alone;
@@ -110,12 +124,32 @@ impl Args {
         Ok(args)
     }
 
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 5 })
+    }
+
+    pub(crate) fn extra_rounds(&self) -> usize {
+        self.extra_rounds.unwrap_or(if self.quick { 0 } else { 3 })
+    }
+
+    /// Length of a sample.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(if self.network().is_some() && !self.quick { 0.5 } else { 0.25 })
+    }
+
+    /// The kind of storage in the network that is measured, if one is.
+    pub(crate) fn network(&self) -> Option<Class> {
+        self.class.first().copied().filter(|class| class.is_network())
+    }
+
     /// The servers to measure, in their order.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         let wanted = |kind: &Kind| {
             self.only.is_empty() || self.only.iter().any(|part| kind.id().contains(part.as_str()))
         };
-        Kind::known().into_iter().chain(self.server.iter().cloned()).filter(wanted).collect()
+        let class = self.network().unwrap_or(Class::Disk);
+        let known = Kind::for_class(class, self.full);
+        known.into_iter().chain(self.server.iter().cloned()).filter(wanted).collect()
     }
 }
 
@@ -128,6 +162,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn storage_in_the_network_has_servers_and_samples_of_its_own() {
+        let of = |args: &[&str]| Args::parse_from(["sealblk-bench"].iter().chain(args));
+        let ids = |args: &[&str]| of(args).kinds().iter().map(Kind::id).collect::<Vec<_>>();
+        assert_eq!(ids(&["--class=rbd", "--only=fio,512"]), ["fio-rbd"]);
+        assert_eq!(ids(&["--class=rbd", "--full", "--only=fio,512"]), ["sealblk-512", "fio-rbd"]);
+        assert!(ids(&["--class=iscsi"]).contains(&"iscsi-perf".to_owned()));
+        let lengths = |args: &[&str]| (of(args).rounds(), of(args).seconds());
+        assert_eq!(lengths(&["--class=iscsi"]), (5, 0.5));
+        assert_eq!(lengths(&["--class=iscsi", "--quick"]), (3, 0.25));
+        assert_eq!(lengths(&["--class=disk"]), (5, 0.25));
+        assert_eq!(lengths(&["--class=rbd", "--rounds=2", "--seconds=2"]), (2, 2.0));
     }
 
     #[test]

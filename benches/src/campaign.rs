@@ -21,8 +21,8 @@ use crate::workqueue::Confined;
 
 /// In which nobody uses the servers.
 const IDLE_WINDOW: Duration = Duration::from_millis(1500);
-/// What starting a server costs, about: for the time that is left.
-const START_COST: Duration = Duration::from_secs(2);
+/// The same on storage in the network, whose libraries do something every few seconds.
+const IDLE_WINDOW_NETWORK: Duration = Duration::from_secs(10);
 /// What a sample costs beside its time, about.
 const SAMPLE_COST: Duration = Duration::from_millis(8);
 
@@ -38,6 +38,8 @@ pub(crate) struct Campaign {
     pub(crate) extra_rounds: usize,
     /// Time for extra rounds, all together.
     pub(crate) extra_time: Duration,
+    /// What starting a server costs, about: for the time that is left.
+    pub(crate) start_cost: Duration,
     pub(crate) timing: Timing,
     pub(crate) polls: bool,
     pub(crate) noise_limit: f64,
@@ -62,7 +64,7 @@ impl Campaign {
                 return Duration::ZERO;
             }
             let rounds = u32::try_from(self.rounds).unwrap_or(u32::MAX);
-            START_COST * u32::try_from(kinds.len()).unwrap_or(u32::MAX)
+            self.start_cost * u32::try_from(kinds.len()).unwrap_or(u32::MAX)
                 + self.round_cost(kinds.len(), works) * rounds
         };
         phase(&self.kinds, self.works.len())
@@ -109,7 +111,7 @@ impl Run<'_> {
         let mut servers = Vec::new();
         let confined = match self.class {
             Class::Memory => Some(Confined::to(SERVER)?),
-            Class::Disk | Class::Zram => None,
+            Class::Disk | Class::Zram | Class::Rbd | Class::Iscsi => None,
         };
         if !campaign.works.is_empty() {
             servers = self.start(&campaign.kinds, 1)?;
@@ -154,7 +156,7 @@ impl Run<'_> {
             self.status.show(&step, &kind.name());
             let polls = self.campaign.polls;
             servers.push(Server::start(kind, self.class, self.materials, queues, polls)?);
-            self.status.advance(START_COST);
+            self.status.advance(self.campaign.start_cost);
             let mut names = self.names.borrow_mut();
             if names.iter().all(|known| known.id != kind.id()) {
                 names.push(results::Server { id: kind.id(), name: kind.name(), idle: None });
@@ -224,6 +226,9 @@ impl Run<'_> {
             for ((work, results), others) in
                 works.iter().zip(measured.iter_mut()).zip(passed.iter_mut())
             {
+                if !server.kind.does(work) {
+                    continue;
+                }
                 // Works of a group are one step: they alternate.
                 let name = works.last().map(Work::name).unwrap_or_default();
                 let step = format!("{}: {name}", self.class.name());
@@ -247,8 +252,9 @@ impl Run<'_> {
         self.status.show(&format!("{}: all servers idle", self.class.name()), "");
         let before = servers.iter().map(Server::used_ns).collect::<Result<Vec<_>>>()?;
         let begin = std::time::Instant::now();
+        let window = if self.class.is_network() { IDLE_WINDOW_NETWORK } else { IDLE_WINDOW };
         #[expect(clippy::disallowed_methods, reason = "nothing shall happen for so long")]
-        std::thread::sleep(IDLE_WINDOW);
+        std::thread::sleep(window);
         let window = begin.elapsed();
         self.status.advance(window);
         let mut names = self.names.borrow_mut();

@@ -24,6 +24,16 @@ impl Sample {
         self.cpu.server as f64 / 1e3 / self.requests as f64
     }
 
+    /// Microseconds per request of the process that keeps the data.
+    pub(crate) fn service_us(&self) -> f64 {
+        self.cpu.service as f64 / 1e3 / self.requests as f64
+    }
+
+    /// Part of one processor that the server had.
+    pub(crate) fn busy(&self) -> f64 {
+        self.server_us() * self.iops / 1e6
+    }
+
     /// Microseconds of the kernel's threads per request.
     pub(crate) fn workers_us(&self) -> f64 {
         self.cpu.workers as f64 / 1e3 / self.requests as f64
@@ -39,13 +49,22 @@ const PAIRS: &[(&str, &str)] = &[
 /// Who is compared with whom by requests per second.
 fn opponents(server: &str, servers: &[Server]) -> Vec<String> {
     let fixed: &[&str] = match server {
-        "sealblk-4096" => &["sealblk-plain", "raw", "qemu-plain", "qemu-luks", "textbook-4096"],
+        "sealblk-4096" => &[
+            "sealblk-plain",
+            "raw",
+            "fio-rbd",
+            "iscsi-perf",
+            "qemu-plain",
+            "qemu-luks",
+            "qemu-librbd-luks",
+            "textbook-4096",
+        ],
         // Peers with sectors of 512 bytes, and what smaller sectors cost.
         "sealblk-512" => &["sealblk-plain", "sealblk-4096", "qemu-luks"],
-        "sealblk-plain" => &["raw", "qemu-plain"],
+        "sealblk-plain" => &["raw", "fio-rbd", "iscsi-perf", "qemu-plain"],
         _ => &[],
     };
-    let known = ["sealblk-", "qemu-", "textbook-", "raw"];
+    let known = ["sealblk-", "qemu-", "textbook-", "raw", "fio-rbd", "iscsi-perf"];
     let is_other = |id: &&Server| !known.iter().any(|known| id.id.starts_with(known));
     let others = servers.iter().filter(is_other).map(|server| server.id.clone());
     let others = others.filter(|_| server == "sealblk-4096");
@@ -68,7 +87,7 @@ fn figures(
     }
     match (exactly(&format!("{id}-io_uring")), exactly(&format!("{id}-native"))) {
         (Some(one), Some(other)) => Some(per_round(&one, &other, better)),
-        (one, other) => one.or(other),
+        (one, other) => one.or(other).or_else(|| exactly(id)),
     }
 }
 
@@ -82,7 +101,7 @@ pub(crate) fn ratios(
     let name = |id: &str| {
         let pair = PAIRS.iter().find(|(pair, _)| *pair == id).map(|(_, name)| (*name).to_owned());
         let server = servers.iter().find(|server| server.id == id);
-        pair.or_else(|| server.map(|server| server.name.clone())).unwrap_or_else(|| id.into())
+        server.map(|server| server.name.clone()).or(pair).unwrap_or_else(|| id.into())
     };
     let mut all = Vec::new();
     let mut add = |server: &str, other: &str, quantity: Quantity, rounds: Option<Vec<f64>>| {
@@ -186,7 +205,7 @@ mod tests {
             p99_ns: 2,
             p999_ns: 3,
             requests: 1000,
-            cpu: CpuNs { server: cpu_us * 1_000_000, workers: 0 },
+            cpu: CpuNs { server: cpu_us * 1_000_000, ..CpuNs::default() },
         };
         ServerSamples { server: server.into(), samples: iops.iter().map(sample).collect() }
     }

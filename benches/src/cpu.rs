@@ -20,6 +20,7 @@ pub(crate) struct Reading {
     server_ns: u64,
     own_ns: u64,
     workers_ns: u64,
+    service_ns: u64,
     machine: Ticks,
 }
 
@@ -43,12 +44,14 @@ pub(crate) struct Clocks {
 }
 
 impl Clocks {
-    /// Reads all for the server with this process number; the benchmark's own for the raw client.
-    pub(crate) fn read(&mut self, server: u32) -> Result<Reading> {
+    /// Reads all for the server with this process number (the benchmark's own for the raw client),
+    /// and for the process that keeps the data, if one does.
+    pub(crate) fn read(&mut self, server: u32, service: Option<u32>) -> Result<Reading> {
         Ok(Reading {
             server_ns: process_ns(server)?,
             own_ns: process_ns(std::process::id())?,
             workers_ns: self.kernel_threads_ns()?,
+            service_ns: service.map_or(Ok(0), process_ns)?,
             machine: Ticks::read()?,
         })
     }
@@ -76,6 +79,7 @@ impl Reading {
         let cpu = CpuNs {
             server: self.server_ns.saturating_sub(before.server_ns),
             workers: self.workers_ns.saturating_sub(before.workers_ns),
+            service: self.service_ns.saturating_sub(before.service_ns),
         };
         // The raw client is this process: count it once.
         let is_ours = server == std::process::id();
@@ -83,7 +87,7 @@ impl Reading {
         let ticks = |get: fn(&Ticks) -> u64| {
             get(&self.machine).saturating_sub(get(&before.machine)) * tick_ns()
         };
-        let known = cpu.server + cpu.workers + own;
+        let known = cpu.server + cpu.workers + cpu.service + own;
         Passed {
             cpu,
             steal_ns: ticks(|ticks| ticks.steal),
@@ -180,13 +184,14 @@ mod tests {
             server_ns,
             own_ns,
             workers_ns,
+            service_ns: server_ns,
             machine: Ticks { busy, idle: 0, steal: 0 },
         };
         let (before, after) = (reading(5, 5, 5, 10), reading(15, 25, 35, 11));
         let other = after.since(&before, 0);
-        assert_eq!(other.cpu, CpuNs { server: 10, workers: 30 });
-        assert_eq!(other.foreign_ns, tick_ns().cast_signed() - 60);
+        assert_eq!(other.cpu, CpuNs { server: 10, workers: 30, service: 10 });
+        assert_eq!(other.foreign_ns, tick_ns().cast_signed() - 70);
         let ours = after.since(&before, std::process::id());
-        assert_eq!(ours.foreign_ns, tick_ns().cast_signed() - 40);
+        assert_eq!(ours.foreign_ns, tick_ns().cast_signed() - 50);
     }
 }

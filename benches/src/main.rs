@@ -15,6 +15,7 @@ mod layers;
 mod load;
 mod machine;
 mod memory;
+mod network;
 mod plots;
 mod raw;
 mod report;
@@ -39,10 +40,12 @@ use anyhow::{Context, Result};
 use crate::args::Args;
 use crate::campaign::Campaign;
 use crate::machine::{CLIENT, SERVER, pin};
+use crate::network::cluster::Cluster;
 use crate::results::{FORMAT, Layers, Machine, Plan, Results};
 use crate::server::Timing;
 use crate::servers::Materials;
 use crate::status::Status;
+use crate::store::Class;
 use crate::work::Work;
 
 /// A sample's beginning, which doesn't count: processors and pollers wake up.
@@ -53,12 +56,15 @@ const NOISE_LIMIT: f64 = 0.05;
 const EXTRA_TIME: Duration = Duration::from_secs(90);
 /// What the layers take, about.
 const LAYERS_COST: Duration = Duration::from_secs(100);
+/// What starting a server costs, about; on storage in the network with its image or target.
+const START_COST: Duration = Duration::from_secs(2);
+const START_COST_NETWORK: Duration = Duration::from_secs(6);
 /// What an idle daemon's start costs, about.
 const IDLE_DAEMON_COST: Duration = Duration::from_millis(120);
 
 fn main() -> Result<()> {
     let args = Args::read()?;
-    let json = args.output.clone().unwrap_or_else(default_output);
+    let json = args.output.clone().unwrap_or_else(|| default_output(&args));
     let html = json.with_extension("html");
     if args.report {
         plots::from_file(&json, &html)?;
@@ -72,7 +78,7 @@ fn main() -> Result<()> {
     let plan = Plan {
         rounds: campaign.rounds,
         extra_rounds: campaign.extra_rounds,
-        seconds: args.seconds,
+        seconds: args.seconds(),
         warm_up_seconds: WARM_UP.as_secs_f64(),
         full: args.full,
         client_polls: campaign.polls,
@@ -112,7 +118,10 @@ fn campaign(args: &Args, machine: &Machine) -> (Campaign, Vec<String>) {
         }
         None => true,
     });
-    let mut works = Work::all(args.full);
+    let mut works = match args.network() {
+        Some(_) => Work::network(),
+        None => Work::all(args.full),
+    };
     works.retain(|work| work.is_wanted(&args.work));
     let mut two_queues = Work::two_queues(args.full);
     two_queues.retain(|pair| !args.one_queue && pair.iter().any(|one| one.is_wanted(&args.work)));
@@ -120,10 +129,11 @@ fn campaign(args: &Args, machine: &Machine) -> (Campaign, Vec<String>) {
         kinds,
         works,
         two_queues,
-        rounds: args.rounds,
-        extra_rounds: args.extra_rounds,
+        rounds: args.rounds(),
+        extra_rounds: args.extra_rounds(),
         extra_time: EXTRA_TIME,
-        timing: Timing { warm_up: WARM_UP, sample: Duration::from_secs_f64(args.seconds) },
+        start_cost: if args.network().is_some() { START_COST_NETWORK } else { START_COST },
+        timing: Timing { warm_up: WARM_UP, sample: Duration::from_secs_f64(args.seconds()) },
         polls: !args.sleeping_client,
         noise_limit: NOISE_LIMIT,
         cipher: machine.cipher_class,
@@ -155,6 +165,13 @@ fn measure(
     }
     notes.iter().for_each(|note| status.say(note));
     let materials = Materials::new()?;
+    let _cluster = match args.network() {
+        Some(Class::Rbd) => {
+            status.show("rbd: starting a Ceph cluster", "");
+            Some(Cluster::start()?)
+        }
+        _ => None,
+    };
     if !args.no_layers {
         results.layers = measure_layers(&mut status)?;
         status.advance(layers_cost);
@@ -188,10 +205,12 @@ fn measure_layers(status: &mut Status) -> Result<Layers> {
     Ok(Layers { cipher, engine })
 }
 
-fn default_output() -> PathBuf {
+/// Runs on storage in the network have files of their own: they are `make` targets of their own.
+fn default_output(args: &Args) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into(), PathBuf::from);
-    target.join("bench/result.json")
+    let name = args.network().map_or("result", Class::name);
+    target.join(format!("bench/{name}.json"))
 }
 
 fn write(results: &Results, path: &Path) -> Result<()> {

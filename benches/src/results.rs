@@ -96,7 +96,7 @@ pub(crate) struct Spread {
 /// All works on one kind of storage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Class {
-    /// `disk`, `memory` or `loop`.
+    /// `disk`, `memory`, `zram`, `rbd` or `iscsi`.
     pub(crate) class: String,
     pub(crate) storage: String,
     /// Every server measured, in the order of the tables.
@@ -111,7 +111,8 @@ pub(crate) struct Class {
 pub(crate) struct Server {
     /// Stable: `sealblk-4096`, `sealblk-512`, `sealblk-plain`, `qemu-plain-io_uring`,
     /// `qemu-plain-native`, `qemu-luks-io_uring`, `qemu-luks-native`, `textbook-4096`, `raw`, or
-    /// the name from `--server`.
+    /// the name from `--server`; on storage in the network `qemu-plain`, `qemu-luks`,
+    /// `qemu-librbd-luks`, `fio-rbd`, `iscsi-perf`.
     pub(crate) id: String,
     /// For tables.
     pub(crate) name: String,
@@ -185,7 +186,7 @@ pub(crate) struct ServerSamples {
 pub(crate) struct Sample {
     /// Requests per second.
     pub(crate) iops: f64,
-    /// Latencies as the client sees them.
+    /// Latencies as the client sees them; 0 where it doesn't tell.
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
     pub(crate) p999_ns: u64,
@@ -201,6 +202,9 @@ pub(crate) struct CpuNs {
     pub(crate) server: u64,
     /// All of the kernel's own threads (kworker, ksoftirqd, jbd2, ...): whoever they worked for.
     pub(crate) workers: u64,
+    /// The process that keeps the data of storage in the network (OSD, target); else 0.
+    #[serde(default)]
+    pub(crate) service: u64,
 }
 
 /// One server beside another in the same rounds.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sealblk_tests::Daemon;
 
 use crate::cpu::{Clocks, Passed, process_ns};
@@ -12,6 +12,7 @@ use crate::interrupt;
 use crate::load::Load;
 use crate::machine::{CLIENT, SERVER, pin};
 use crate::memory::Resident;
+use crate::network::external::External;
 use crate::raw::Raw;
 use crate::results::{Idle, Sample};
 use crate::servers::{Kind, Materials};
@@ -29,12 +30,15 @@ pub(crate) struct Server {
     driver: Driver,
     daemon: Option<Daemon>,
     start: Option<Start>,
+    /// Who keeps the data.
+    service: Option<u32>,
     _store: Store,
 }
 
 enum Driver {
     Client(Load),
     Raw(Raw),
+    External(External),
 }
 
 /// How a sample is taken.
@@ -57,9 +61,21 @@ impl Server {
         let start = || -> Result<Self> {
             let kind = kind.clone();
             let store = Store::new(class, |image| materials.make_image(&kind, image))?;
+            materials.finish(&kind, &store)?;
+            let service = store.service()?;
             let Some(launch) = materials.launch(&kind, &store, queues)? else {
-                let driver = Driver::Raw(Raw::open(&store.path, queues.into())?);
-                return Ok(Self { kind, driver, daemon: None, start: None, _store: store });
+                let driver = match External::new(&kind, &store) {
+                    Some(external) => Driver::External(external),
+                    None => Driver::Raw(Raw::open(store.path()?, queues.into())?),
+                };
+                return Ok(Self {
+                    kind,
+                    driver,
+                    daemon: None,
+                    start: None,
+                    service,
+                    _store: store,
+                });
             };
             let processors = if queues > 1 { &[CLIENT, SERVER][..] } else { &[SERVER] };
             let start = startup::measure(&launch, processors)?;
@@ -71,7 +87,7 @@ impl Server {
             let load = Load::connect(daemon.socket(), queues, polls);
             let load = load.map_err(|error| explain(error, &mut daemon))?;
             let (driver, daemon, start) = (Driver::Client(load), Some(daemon), Some(start));
-            Ok(Self { kind, driver, daemon, start, _store: store })
+            Ok(Self { kind, driver, daemon, start, service, _store: store })
         };
         start().with_context(|| format!("{} on {} storage", kind.name(), class.name()))
     }
@@ -89,6 +105,11 @@ impl Server {
         clocks: &mut Clocks,
     ) -> Result<(Sample, Passed)> {
         interrupt::check()?;
+        if let Driver::External(external) = &self.driver {
+            return external
+                .sample(work, timing, clocks, self.service)
+                .with_context(|| format!("{}: {}", self.kind.name(), work.name()));
+        }
         let pid = self.pid()?;
         let alone = if matches!(self.driver, Driver::Raw(_)) { SERVER } else { CLIENT };
         pin(if work.both_processors { &[CLIENT, SERVER] } else { std::slice::from_ref(&alone) })?;
@@ -112,11 +133,12 @@ impl Server {
         let mut drive = |duration| match &mut self.driver {
             Driver::Client(load) => load.drive(work, duration),
             Driver::Raw(raw) => raw.drive(work, duration),
+            Driver::External(_) => bail!("another program drives itself"),
         };
         drive(timing.warm_up)?;
-        let before = clocks.read(pid)?;
+        let before = clocks.read(pid, self.service)?;
         let outcome = drive(timing.sample)?;
-        let passed = clocks.read(pid)?.since(&before, pid);
+        let passed = clocks.read(pid, self.service)?.since(&before, pid);
         let sample = Sample {
             iops: outcome.requests as f64 / outcome.elapsed.as_secs_f64(),
             p50_ns: outcome.p50_ns,

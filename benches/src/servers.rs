@@ -1,4 +1,5 @@
-//! The servers under test: their names, their storage's content, their command lines.
+//! The servers under test: their names, their storage's content, their command lines. And programs
+//! that do the same work without a server, by which a storage's own client library is known.
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -7,12 +8,12 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use sealblk_tests::{Daemon, run, sealblk, sealblkd_program};
+use anyhow::{Context, Result, bail, ensure};
+use sealblk_tests::{Daemon, Pattern, run, sealblk, sealblkd_program};
 use tempfile::TempDir;
 
-use crate::store::Store;
-use crate::work::DISK_BYTES;
+use crate::store::{Class, Place, Store};
+use crate::work::{DISK_BYTES, MEMORY_BYTES, Work};
 
 /// As many hexadecimal digits as Cinder's passphrases have.
 const PASSPHRASE: &str = "1f6a0c93d47be825906ed3f1825b7ca04c9182fe6b3d50a7e8f40d9c2b7165a3";
@@ -35,6 +36,16 @@ impl Aio {
     }
 }
 
+/// Who encrypts under qemu-storage-daemon's drivers for storage in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layer {
+    Plain,
+    /// QEMU itself.
+    Luks,
+    /// librbd, below QEMU.
+    Librbd,
+}
+
 /// A server under test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -48,6 +59,12 @@ pub(crate) enum Kind {
     Textbook(u32),
     /// No server: io_uring on the storage itself.
     Raw,
+    /// qemu-storage-daemon on storage in the network.
+    QemuNetwork(Layer),
+    /// No server: fio's rbd engine, which is librbd and nothing else.
+    Fio,
+    /// No server: libiscsi's own benchmark, which only reads.
+    IscsiPerf,
     /// By command line.
     Other {
         name: String,
@@ -56,7 +73,28 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All that we know, sealblk first: the first is the one that is measured twice.
+    /// All that we know for one kind of storage, sealblk first: the first is the one that is measured
+    /// twice.
+    pub(crate) fn for_class(class: Class, full: bool) -> Vec<Self> {
+        let mut all = vec![Self::Encrypted(4096), Self::Plain];
+        match class {
+            Class::Disk | Class::Memory | Class::Zram => return Self::known(),
+            Class::Rbd => {
+                all.extend([Layer::Plain, Layer::Luks, Layer::Librbd].map(Self::QemuNetwork));
+                all.push(Self::Fio);
+            }
+            Class::Iscsi => {
+                all.extend([Layer::Plain, Layer::Luks].map(Self::QemuNetwork));
+                all.push(Self::IscsiPerf);
+            }
+        }
+        if full {
+            all.insert(1, Self::Encrypted(512));
+        }
+        all
+    }
+
+    /// All that we know for files and block devices.
     pub(crate) fn known() -> Vec<Self> {
         let mut all = vec![Self::Encrypted(4096), Self::Encrypted(512), Self::Plain];
         all.extend([Aio::IoUring, Aio::Native].map(Self::QemuPlain));
@@ -92,6 +130,11 @@ impl Kind {
             Self::QemuLuks(aio) => format!("qemu-luks-{}", aio.name()),
             Self::Textbook(sector_bytes) => format!("textbook-{sector_bytes}"),
             Self::Raw => "raw".into(),
+            Self::QemuNetwork(Layer::Plain) => "qemu-plain".into(),
+            Self::QemuNetwork(Layer::Luks) => "qemu-luks".into(),
+            Self::QemuNetwork(Layer::Librbd) => "qemu-librbd-luks".into(),
+            Self::Fio => "fio-rbd".into(),
+            Self::IscsiPerf => "iscsi-perf".into(),
             Self::Other { name, .. } => name.clone(),
         }
     }
@@ -104,8 +147,18 @@ impl Kind {
             Self::QemuLuks(aio) => format!("qemu-storage-daemon LUKS, {}", aio.name()),
             Self::Textbook(sector_bytes) => format!("textbook baseline, {sector_bytes} B sectors"),
             Self::Raw => "no server: io_uring".into(),
+            Self::QemuNetwork(Layer::Plain) => "qemu-storage-daemon plain".into(),
+            Self::QemuNetwork(Layer::Luks) => "qemu-storage-daemon LUKS".into(),
+            Self::QemuNetwork(Layer::Librbd) => "librbd's LUKS2 (under qemu)".into(),
+            Self::Fio => "no server: fio, rbd engine".into(),
+            Self::IscsiPerf => "no server: iscsi-perf".into(),
             Self::Other { name, .. } => name.clone(),
         }
+    }
+
+    /// Whether it can do this work at all.
+    pub(crate) fn does(&self, work: &Work) -> bool {
+        *self != Self::IscsiPerf || work.pattern.writes_percent == 0
     }
 
     /// Why it can't be measured here, if so.
@@ -184,12 +237,30 @@ impl Materials {
                 sealblk(volume.iter().chain(&how))?;
                 copy(&made, image)?;
             }
-            Kind::QemuLuks(_) => copy(self.luks_image()?, image)?,
-            Kind::Plain | Kind::QemuPlain(_) | Kind::Textbook(_) | Kind::Raw => {
-                create(DISK_BYTES)?;
+            Kind::QemuLuks(_) | Kind::QemuNetwork(Layer::Luks) => copy(self.luks_image()?, image)?,
+            Kind::Plain
+            | Kind::QemuPlain(_)
+            | Kind::QemuNetwork(Layer::Plain)
+            | Kind::Textbook(_)
+            | Kind::Raw => create(DISK_BYTES)?,
+            Kind::Fio | Kind::IscsiPerf => noise(image)?,
+            Kind::QemuNetwork(Layer::Librbd) | Kind::Other { .. } => {
+                create(DISK_BYTES + HEADER_BYTES)?;
             }
-            Kind::Other { .. } => create(DISK_BYTES + HEADER_BYTES)?,
         }
+        Ok(())
+    }
+
+    /// What can only be done to the storage itself: librbd makes its own LUKS2 header, 16 MiB with
+    /// sectors of 4096 bytes.
+    pub(crate) fn finish(&self, kind: &Kind, store: &Store) -> Result<()> {
+        if *kind != Kind::QemuNetwork(Layer::Librbd) {
+            return Ok(());
+        }
+        let Place::Rbd(image) = &store.place else { bail!("librbd encrypts RBD images only") };
+        let key = self.key();
+        let key = key.to_str().context("a path that is not UTF-8")?;
+        image.ceph().rbd(&["encryption", "format", &image.spec(), "luks2", key])?;
         Ok(())
     }
 
@@ -211,12 +282,11 @@ impl Materials {
     pub(crate) fn launch(&self, kind: &Kind, store: &Store, queues: u16) -> Result<Option<Launch>> {
         let socket = store.scratch.file("vu.sock");
         let (queue_count, uri, key_uri) = (queues.to_string(), store.uri(), self.key_uri());
-        let path = store.path.to_str().context("a path that is not UTF-8")?;
         let at = socket.to_str().context("a path that is not UTF-8")?;
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
         let common = ["--socket", at, "--queues", &queue_count];
         let (program, args) = match kind {
-            Kind::Raw => return Ok(None),
+            Kind::Raw | Kind::Fio | Kind::IscsiPerf => return Ok(None),
             Kind::Encrypted(_) => {
                 let volume = ["--volume", &uri, "--key", &key_uri];
                 (sealblkd_program()?, words(&[&volume[..], &common].concat()))
@@ -226,19 +296,27 @@ impl Materials {
                 (sealblkd_program()?, words(&[&volume[..], &common].concat()))
             }
             Kind::QemuPlain(aio) => {
-                ("qemu-storage-daemon".into(), self.qemu_args(*aio, false, store, at, queues))
+                let file = qemu_file(*aio, store)?;
+                ("qemu-storage-daemon".into(), self.qemu_args(false, &file, at, queues))
             }
             Kind::QemuLuks(aio) => {
-                ("qemu-storage-daemon".into(), self.qemu_args(*aio, true, store, at, queues))
+                let file = qemu_file(*aio, store)?;
+                ("qemu-storage-daemon".into(), self.qemu_args(true, &file, at, queues))
+            }
+            Kind::QemuNetwork(layer) => {
+                let (file, luks) = (qemu_network(*layer, store)?, *layer == Layer::Luks);
+                ("qemu-storage-daemon".into(), self.qemu_args(luks, &file, at, queues))
             }
             Kind::Textbook(sector_bytes) => {
                 let (hex, size) = (self.directory.path().join("hex"), sector_bytes.to_string());
                 let hex = hex.to_str().context("a path that is not UTF-8")?;
+                let path = text(store.path()?)?;
                 let volume =
                     ["--volume", path, "--key-hex-file", hex, "--sector-size", size.as_str()];
                 (textbook_program()?, words(&[&volume[..], &common].concat()))
             }
             Kind::Other { command, .. } => {
+                let path = text(store.path()?)?;
                 let command = command.replace("{socket}", at).replace("{image}", path);
                 let command = command.replace("{queues}", &queue_count);
                 ("sh".into(), words(&["-c", &format!("exec {command}")]))
@@ -248,21 +326,9 @@ impl Materials {
         Ok(Some(Launch { program, args, socket, is_ours }))
     }
 
-    /// qemu-storage-daemon with an I/O thread, as libvirt users would run it.
-    fn qemu_args(
-        &self,
-        aio: Aio,
-        luks: bool,
-        store: &Store,
-        socket: &str,
-        queues: u16,
-    ) -> Vec<OsString> {
-        let driver = if store.is_device { "host_device" } else { "file" };
-        let file = format!(
-            "driver={driver},node-name=f0,filename={},cache.direct=on,aio={}",
-            store.path.display(),
-            aio.name()
-        );
+    /// qemu-storage-daemon with an I/O thread, as libvirt users would run it; `file` is the node
+    /// `f0`.
+    fn qemu_args(&self, luks: bool, file: &str, socket: &str, queues: u16) -> Vec<OsString> {
         let disk = if luks {
             "driver=luks,node-name=d0,file=f0,key-secret=s"
         } else {
@@ -276,12 +342,61 @@ impl Materials {
         let pairs = [
             ["--object", "iothread,id=io0"],
             ["--object", &secret],
-            ["--blockdev", &file],
+            ["--blockdev", file],
             ["--blockdev", disk],
             ["--export", &export],
         ];
         pairs.as_flattened().iter().map(OsString::from).collect()
     }
+}
+
+/// QEMU's driver for a file or a block device.
+fn qemu_file(aio: Aio, store: &Store) -> Result<String> {
+    let driver = if matches!(store.place, Place::Device(_)) { "host_device" } else { "file" };
+    let (path, aio) = (store.path()?.display(), aio.name());
+    Ok(format!("driver={driver},node-name=f0,filename={path},cache.direct=on,aio={aio}"))
+}
+
+/// QEMU's driver for storage in the network. `cache.direct` is how it is told not to use librbd's
+/// cache.
+fn qemu_network(layer: Layer, store: &Store) -> Result<String> {
+    match &store.place {
+        Place::Rbd(image) => {
+            let mut node = format!(
+                "driver=rbd,node-name=f0,cache.direct=on,pool=rbd,image={},conf={},user=admin",
+                image.name(),
+                image.ceph().conf().display(),
+            );
+            if layer == Layer::Librbd {
+                node += ",encrypt.format=luks2,encrypt.key-secret=s";
+            }
+            Ok(node)
+        }
+        Place::Iscsi(target) => {
+            let url = target.url();
+            let mut parts = url.trim_start_matches("iscsi://").split('/');
+            let mut part = || parts.next().context("not an iSCSI URL");
+            let (portal, name, unit) = (part()?, part()?, part()?);
+            Ok(format!(
+                "driver=iscsi,node-name=f0,cache.direct=on,transport=tcp,portal={portal},\
+                 target={name},lun={unit}"
+            ))
+        }
+        Place::File(_) | Place::Device(_) => bail!("this storage is not in the network"),
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+/// For who reads storage that no client has filled: the same noise as the client's.
+fn noise(image: &Path) -> Result<()> {
+    let mut file = File::create(image)?;
+    for (seed, at) in (0..DISK_BYTES).step_by(MEMORY_BYTES).enumerate() {
+        file.write_all(&Pattern(seed as u64).bytes(at, MEMORY_BYTES))?;
+    }
+    Ok(())
 }
 
 /// Leaves holes where there are zeroes.

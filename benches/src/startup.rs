@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{CLIENT, pin};
 use crate::results::Spread;
@@ -14,6 +15,8 @@ use crate::servers::Launch;
 
 /// A server that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
+/// An orderly end may take so long.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Starts are repeated, at most so often and while they have taken less time than this together.
 const STARTS: usize = 5;
 const ENOUGH: Duration = Duration::from_secs(1);
@@ -53,10 +56,28 @@ fn once(launch: &Launch, processors: &[usize]) -> Result<(Duration, Option<f64>)
     let mut child = child.with_context(|| format!("can't run {command:?}"))?;
     let connected = connect(&mut child, &launch.socket, begin);
     let after_key = if connected.is_ok() && launch.is_ours { after_key(&mut child) } else { None };
-    child.kill().ok();
+    end(&mut child, launch.is_ours)?;
     let output = child.wait_with_output()?;
     let log = || String::from_utf8_lossy(&output.stderr).into_owned();
     Ok((connected.with_context(log)?, after_key))
+}
+
+/// In an orderly way, so that it gives back what others wait for: a lock on an image. What we start
+/// has SIGTERM blocked (see interrupt.rs): ours takes it all the same, others understand SIGHUP.
+fn end(child: &mut Child, is_ours: bool) -> Result<()> {
+    if child.try_wait()?.is_some() {
+        return Ok(());
+    }
+    kill_process(Pid::from_child(child), if is_ours { Signal::TERM } else { Signal::HUP })?;
+    let begin = Instant::now();
+    while child.try_wait()?.is_none() {
+        if begin.elapsed() > PATIENCE {
+            child.kill()?;
+        }
+        #[expect(clippy::disallowed_methods, reason = "waits for somebody's end, now and then")]
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn connect(child: &mut Child, socket: &Path, begin: Instant) -> Result<Duration> {

@@ -1,15 +1,18 @@
-//! Storage under the servers: a file with real latency, or a block device in memory.
+//! Storage under the servers: a file with real latency, a block device in memory, an image on Ceph,
+//! a logical unit behind iSCSI.
 //!
 //! Everything made here vanishes with the process: a loop device is marked to be cleared by its
-//! last user, and the file under it has no name any more; for zram see `zram.rs`.
+//! last user, and the file under it has no name any more; for zram see `zram.rs`; an image on Ceph
+//! goes with its cluster (`network/cluster.rs`).
 
 use std::fs::{File, OpenOptions};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rustix::fs::{FallocateFlags, fallocate};
-use sealblk_tests::{Scratch, run};
+use sealblk_tests::{Ceph, CephDaemon, RbdImage, Scratch, Target, TargetOptions, run};
 use tempfile::TempDir;
 
 use crate::zram::Zram;
@@ -24,6 +27,10 @@ pub(crate) enum Class {
     Memory,
     /// A zram device: io_uring hands each of its requests to a worker thread
     Zram,
+    /// An image on a Ceph cluster of one node: `make bench-ceph`
+    Rbd,
+    /// A logical unit of an iSCSI target: `make bench-iscsi`
+    Iscsi,
 }
 
 impl Class {
@@ -32,7 +39,14 @@ impl Class {
             Self::Disk => "disk",
             Self::Memory => "memory",
             Self::Zram => "zram",
+            Self::Rbd => "rbd",
+            Self::Iscsi => "iscsi",
         }
+    }
+
+    /// Somebody else's process keeps it, which needs a processor too.
+    pub(crate) fn is_network(self) -> bool {
+        matches!(self, Self::Rbd | Self::Iscsi)
     }
 
     /// What it is, for the table.
@@ -43,6 +57,10 @@ impl Class {
                 "loop device (direct-io off) over a file on tmpfs, kernel workers on the server's processor"
             }
             Self::Zram => "zram, lz4, incompressible data",
+            Self::Rbd => {
+                "one-node Ceph, OSD in memory (memstore), on the client's processor; rbd_cache off"
+            }
+            Self::Iscsi => "tgtd on loopback, images on tmpfs, on the client's processor",
         }
     }
 }
@@ -51,11 +69,18 @@ const TMPFS: &str = "/dev/shm";
 
 /// The storage of one server, and a directory for its socket and key.
 pub(crate) struct Store {
-    /// The file or block device.
-    pub(crate) path: PathBuf,
-    pub(crate) is_device: bool,
+    pub(crate) place: Place,
     pub(crate) scratch: Scratch,
     _device: Option<Device>,
+}
+
+/// Where it is.
+pub(crate) enum Place {
+    File(PathBuf),
+    Device(PathBuf),
+    /// Not removed by itself: the cluster is. Servers that have it open would keep it.
+    Rbd(ManuallyDrop<RbdImage>),
+    Iscsi(Box<Target>),
 }
 
 /// Keeps it.
@@ -68,27 +93,82 @@ impl Store {
     /// Storage made from an image that `make` writes to the path it is given.
     pub(crate) fn new(class: Class, make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let scratch = Scratch::new()?;
-        if class == Class::Disk {
-            let path = scratch.file("volume.img");
-            make(&path)?;
-            let file = OpenOptions::new().write(true).open(&path)?;
-            // In few extents, alike for all servers.
-            fallocate(&file, FallocateFlags::empty(), 0, file.metadata()?.len())?;
-            return Ok(Self { path, is_device: false, scratch, _device: None });
-        }
-        let directory = TempDir::with_prefix_in("sealblk-bench-", TMPFS)
-            .with_context(|| format!("no directory in {TMPFS}"))?;
-        let image = directory.path().join("image");
-        make(&image)?;
-        let (path, device) =
-            if class == Class::Memory { loop_device(&image)? } else { zram_device(&image)? };
-        Ok(Self { path, is_device: true, scratch, _device: Some(device) })
+        let image = match class {
+            Class::Disk => {
+                let path = scratch.file("volume.img");
+                make(&path)?;
+                let file = OpenOptions::new().write(true).open(&path)?;
+                // In few extents, alike for all servers.
+                fallocate(&file, FallocateFlags::empty(), 0, file.metadata()?.len())?;
+                return Ok(Self { place: Place::File(path), scratch, _device: None });
+            }
+            Class::Memory | Class::Zram | Class::Rbd | Class::Iscsi => Image::make(make)?,
+        };
+        let (place, device) = match class {
+            Class::Rbd => {
+                let size = image.path.metadata()?.len();
+                let remote = ManuallyDrop::new(Ceph::shared()?.image(size)?);
+                remote.import(&image.path)?;
+                (Place::Rbd(remote), None)
+            }
+            Class::Iscsi => {
+                let target = Target::with_copy_of(&image.path, TargetOptions::default())?;
+                (Place::Iscsi(Box::new(target)), None)
+            }
+            Class::Zram => {
+                let (path, device) = zram_device(&image.path)?;
+                (Place::Device(path), Some(device))
+            }
+            Class::Memory | Class::Disk => {
+                let (path, device) = loop_device(&image.path)?;
+                (Place::Device(path), Some(device))
+            }
+        };
+        Ok(Self { place, scratch, _device: device })
     }
 
     /// As our programs name it.
     pub(crate) fn uri(&self) -> String {
-        let path = self.path.display();
-        if self.is_device { path.to_string() } else { format!("file:{path}") }
+        match &self.place {
+            Place::File(path) => format!("file:{}", path.display()),
+            Place::Device(path) => path.display().to_string(),
+            Place::Rbd(image) => image.uri(),
+            Place::Iscsi(target) => target.uri(),
+        }
+    }
+
+    /// The file or block device, where it is one.
+    pub(crate) fn path(&self) -> Result<&Path> {
+        match &self.place {
+            Place::File(path) | Place::Device(path) => Ok(path),
+            Place::Rbd(_) | Place::Iscsi(_) => bail!("this storage is no file"),
+        }
+    }
+
+    /// The process that keeps the data, where one does.
+    pub(crate) fn service(&self) -> Result<Option<u32>> {
+        let pid = match &self.place {
+            Place::File(_) | Place::Device(_) => return Ok(None),
+            Place::Rbd(image) => image.ceph().pid(CephDaemon::Osd)?,
+            Place::Iscsi(target) => target.pid()?,
+        };
+        Ok(Some(u32::try_from(pid.as_raw_pid())?))
+    }
+}
+
+/// An image file on tmpfs, which loses its name with the value.
+struct Image {
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+impl Image {
+    fn make(make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let directory = TempDir::with_prefix_in("sealblk-bench-", TMPFS)
+            .with_context(|| format!("no directory in {TMPFS}"))?;
+        let path = directory.path().join("image");
+        make(&path)?;
+        Ok(Self { path, _directory: directory })
     }
 }
 

@@ -1,15 +1,35 @@
-//! Issue 5's targets ("The speed"), and when one counts as reached.
+//! The targets of issue 5 ("The speed") and of issue 7 ("Measured"), and when one counts as reached.
 //!
 //! A target is reached when at least four of five rounds say so, missed when at most one of five
 //! does, else undecided. A noisy work decides nothing that is nearer to the limit than its noise.
 
-use crate::results::{CipherClass, Noise, Quantity, Spread, Target, Verdict, Work};
+use crate::results::{
+    CipherClass, Noise, Quantity, Sample, ServerSamples, Spread, Target, Verdict, Work,
+};
 
 /// Megabytes, milliseconds, nanoseconds that an idle server may take.
 pub(crate) const RESIDENT_BYTES: u64 = 24 << 20;
 pub(crate) const READY_AFTER_KEY_MS: f64 = 50.0;
 
-/// The limit for what is compared, where issue 5 has one; whether it is one from below.
+/// From this part of its processor on a server is limited by it.
+const PROCESSOR_BOUND: f64 = 0.9;
+
+/// Issue 7's limits: encrypted over the others, all from below.
+fn network(class: &str, work: &Work, other: &str) -> Option<f64> {
+    let id = |one: &&ServerSamples| one.server == "qemu-luks";
+    match other {
+        "sealblk-plain" => Some(0.97),
+        "fio-rbd" if class == "rbd" => Some(1.0),
+        "qemu-librbd-luks" => Some(1.3),
+        "qemu-luks" => {
+            let busy = work.servers.iter().find(id)?.spread(Sample::busy)?.median;
+            (busy >= PROCESSOR_BOUND).then_some(2.0)
+        }
+        _ => None,
+    }
+}
+
+/// The limit for what is compared, where an issue has one; whether it is one from below.
 fn limit(
     class: &str,
     cipher: CipherClass,
@@ -17,6 +37,10 @@ fn limit(
     (server, other): (&str, &str),
     quantity: Quantity,
 ) -> Option<(f64, bool)> {
+    if matches!(class, "rbd" | "iscsi") {
+        let ours = server == "sealblk-4096" && quantity == Quantity::Iops;
+        return ours.then(|| network(class, work, other)).flatten().map(|limit| (limit, true));
+    }
     let by_cipher = |vaes512, vaes256, aes_ni| match cipher {
         CipherClass::Vaes512 => vaes512,
         CipherClass::Vaes256 => vaes256,
@@ -95,7 +119,7 @@ pub(crate) fn verdict(limit: f64, at_least: bool, rounds: &[f64], noise: &Noise)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::{Pattern, ServerSamples};
+    use crate::results::{CpuNs, Pattern};
 
     fn noise(median: f64) -> Noise {
         Noise { median, worst: median, noisy: median > 0.05, steal: 0.0, foreign: 0.0 }
@@ -127,6 +151,39 @@ mod tests {
         assert_eq!(of("memory", CipherClass::Vaes512, 1), None);
         assert_eq!(of("disk", CipherClass::Vaes512, 1), Some((0.97, true)));
         assert_eq!(of("zram", CipherClass::Vaes512, 32), None);
+    }
+
+    #[test]
+    fn qemu_s_luks_counts_where_it_has_all_of_its_processor() {
+        let of = |busy_us: u64| {
+            let sample = Sample {
+                iops: 1000.0,
+                p50_ns: 0,
+                p99_ns: 0,
+                p999_ns: 0,
+                requests: 500,
+                cpu: CpuNs { server: busy_us * 500_000, ..CpuNs::default() },
+            };
+            let mut work = work(32);
+            work.servers =
+                vec![ServerSamples { server: "qemu-luks".into(), samples: vec![sample] }];
+            let servers = ("sealblk-4096", "qemu-luks");
+            limit("iscsi", CipherClass::Vaes256, &work, servers, Quantity::Iops)
+        };
+        assert_eq!(of(950), Some((2.0, true)));
+        assert_eq!(of(800), None);
+    }
+
+    #[test]
+    fn what_issue_7_asks_for() {
+        let of = |class, other, quantity| {
+            limit(class, CipherClass::Vaes256, &work(1), ("sealblk-4096", other), quantity)
+        };
+        assert_eq!(of("rbd", "fio-rbd", Quantity::Iops), Some((1.0, true)));
+        assert_eq!(of("rbd", "qemu-librbd-luks", Quantity::Iops), Some((1.3, true)));
+        assert_eq!(of("iscsi", "sealblk-plain", Quantity::Iops), Some((0.97, true)));
+        assert_eq!(of("iscsi", "sealblk-plain", Quantity::CpuUs), None);
+        assert_eq!(of("rbd", "qemu-plain", Quantity::Latency), None);
     }
 
     #[test]

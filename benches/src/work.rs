@@ -49,6 +49,16 @@ impl Work {
         all
     }
 
+    /// What is measured on storage in the network.
+    pub(crate) fn network() -> Vec<Self> {
+        let sizes =
+            [(true, 4 << 10, 1), (true, 4 << 10, 32), (false, 64 << 10, 8), (false, 1 << 20, 4)];
+        let both = |(random, bytes, depth)| {
+            [READ, WRITE].map(|writes| Self::one(writes, random, bytes, depth))
+        };
+        sizes.into_iter().flat_map(both).collect()
+    }
+
     /// What a guest does beside a rotation: mixed, or writes alone.
     pub(crate) fn beside_a_rotation(writes_only: bool, depth: usize) -> Self {
         Self::one(if writes_only { WRITE } else { MIXED }, true, 4 << 10, depth)
@@ -135,7 +145,8 @@ mod tests {
 
     #[test]
     fn every_work_fits_into_the_shared_memory_and_the_queue() {
-        for work in Work::all(true).iter().chain(Work::two_queues(true).as_flattened()) {
+        let (network, two_queues) = (Work::network(), Work::two_queues(true));
+        for work in Work::all(true).iter().chain(two_queues.as_flattened()).chain(&network) {
             assert!(work.block_bytes * work.depth <= MEMORY_BYTES, "{}", work.name());
             // A request takes three descriptors at most of a queue of 256 without indirect ones.
             assert!(work.depth <= 128, "{}", work.name());

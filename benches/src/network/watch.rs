@@ -70,7 +70,8 @@ fn rates(looks: &[Look], end: Duration, measured: Duration) -> Option<(f64, f64)
     );
     let first = looks.iter().find(|look| look.at >= from)?;
     let last = looks.iter().rfind(|look| look.at <= to)?;
-    let passed = last.at.checked_sub(first.at).filter(|passed| !passed.is_zero())?.as_nanos() as f64;
+    let passed =
+        last.at.checked_sub(first.at).filter(|passed| !passed.is_zero())?.as_nanos() as f64;
     let rate = |of: fn(&Look) -> u64| (of(last) - of(first)) as f64 / passed;
     Some((rate(|look| look.server_ns), rate(|look| look.service_ns)))
 }
@@ -83,7 +84,8 @@ mod tests {
     fn only_the_steady_part_counts() {
         // One second of connecting at full speed, ten of half speed, one of nothing.
         let look = |ms: u64| {
-            let server_ns = 1_000_000 * (ms.min(1000) + ms.clamp(1000, 11_000).saturating_sub(1000) / 2);
+            let server_ns =
+                1_000_000 * (ms.min(1000) + ms.clamp(1000, 11_000).saturating_sub(1000) / 2);
             Look { at: Duration::from_millis(ms), server_ns, service_ns: server_ns / 2 }
         };
         let looks: Vec<Look> = (0..12_000).step_by(100).map(look).collect();

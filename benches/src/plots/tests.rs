@@ -14,7 +14,7 @@ fn samples(server: &str, requests: u64, latency: u64) -> ServerSamples {
         p99_ns: latency * 3,
         p999_ns: latency * 9,
         requests,
-        cpu: CpuNs { server: requests * 2000, workers: requests * 700 },
+        cpu: CpuNs { server: requests * 2000, workers: requests * 700, service: 0 },
     };
     ServerSamples { server: server.to_owned(), samples: vec![sample; 3] }
 }

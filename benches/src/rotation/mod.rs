@@ -90,7 +90,7 @@ fn idle(class: Class, materials: &Materials, case: &mut RotationCase) -> Result<
     let mut target = Target::start(class, materials, case.sector_bytes, &all)?;
     // Its data, encrypted or not, is what any disk is full of.
     drop(Load::connect(target.socket(), 1, true)?);
-    let path = target.store.path.clone();
+    let path = target.store.path()?.to_owned();
     let copied = || -> Result<f64> {
         pin(&all)?;
         let speed = copy::onto_itself(&path, DATA_OFFSET, DISK_BYTES);

@@ -24,12 +24,13 @@ pub(crate) fn listen() -> Result<()> {
     std::thread::spawn(move || {
         while signals.wait().is_ok() {
             if ASKED.swap(true, Ordering::Relaxed) {
-                children().into_iter().for_each(|child| {
-                    kill(child, Signal::SIGKILL).ok();
-                });
                 if let Some(last) = LAST.get() {
                     last();
                 }
+                // As late as possible: the other thread may still start some.
+                children().into_iter().for_each(|child| {
+                    kill(child, Signal::SIGKILL).ok();
+                });
                 std::process::exit(130);
             }
         }

@@ -14,7 +14,7 @@ use sealblk_cipher::{copy_in, copy_out, open, seal};
 use sealblk_ring::{Full, Ring};
 use sealblk_volume::{Buffer, LaneDone, LaneIo, LaneOp};
 
-use crate::bounce::{Bounce, RUN_BYTES_MAX};
+use crate::bounce::Bounce;
 use crate::broken;
 use crate::chunk::{Chunk, ChunkKind, Memory};
 use crate::line::Slice;
@@ -25,6 +25,9 @@ const IOVECS_MAX: usize = 1024;
 
 /// Longest direct I/O in bytes: below the kernel's own limit (`MAX_RW_COUNT`), whole blocks.
 const DIRECT_BYTES_MAX: u64 = 1 << 30;
+
+/// What is served from memory at once, in bytes: small requests shall pass.
+const MEMORY_PART_BYTES: u64 = 256 << 10;
 
 /// How often the kernel may ask to try an I/O again without moving a byte.
 const RETRIES_MAX: u8 = 64;
@@ -103,8 +106,9 @@ impl Worker {
             if plain && moves_data && whole && self.can_go_direct(head) {
                 chunk.memory = Memory::Direct;
             } else {
-                let most = if large { self.line.room_bytes() } else { RUN_BYTES_MAX };
-                let bytes = chunk.len_bytes.min(most.min(RUN_BYTES_MAX) as u64) as usize;
+                let run_max = self.bounce.run_bytes_max();
+                let most = if large { self.line.room_bytes().min(run_max) } else { run_max };
+                let bytes = chunk.len_bytes.min(most as u64) as usize;
                 let Some(run) = self.bounce.take(bytes) else { return Issued::NoRoom };
                 chunk.memory = Memory::Bounce(run);
                 chunk.len_bytes = chunk.len_bytes.min(run.bytes() as u64);
@@ -134,7 +138,7 @@ impl Worker {
     /// Serves the next part of a read from the ciphertext that a rotation has in hand; no I/O.
     fn read_from_memory(&mut self, head: u16, part: Extent, range_sectors: u64) {
         let slot = self.slots.get_mut(head);
-        let most = RUN_BYTES_MAX as u64 / SECTOR_BYTES;
+        let most = MEMORY_PART_BYTES / SECTOR_BYTES;
         let part = Extent::new(part.start, part.sectors.min(most));
         let Some(memory) = self.fence.memory(part) else { broken("a zone in hand is gone") };
         let Some(route) = self.keys.route(part) else { broken("a zone lies in no segment") };

@@ -133,8 +133,12 @@ impl Worker {
         let entries = (chunks.capacity() as u32 + SPARE_ENTRIES).next_power_of_two();
         let mut ring = Ring::new(RingOptions { entries, best: config.ring_level })
             .map_err(io::Error::other)?;
-        let mut bounce = Bounce::new(config.bounce_bytes)?;
-        let registered = crate::io::register(&mut ring, &mut bounce);
+        let shape = volume.shape();
+        let mut bounce = Bounce::new(config.bounce_bytes, shape.piece_bytes)?;
+        let registered = match shape.registered {
+            true => crate::io::register(&mut ring, &mut bounce),
+            false => None,
+        };
         ring.enable().map_err(io::Error::other)?;
         let lane = volume.open_lane(&mut ring).map_err(io::Error::other)?;
         let control_slot = ring.add_file(inbox.wake_fd());

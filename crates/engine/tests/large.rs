@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use driver::*;
 use sealblk_engine::{EngineConfig, OnError};
 use sealblk_virtqueue::QueueHost;
-use sealblk_volume::{FaultyVolume, LaneOp, Verdict, Volume};
+use sealblk_volume::{FaultyVolume, LaneOp, Shape, Verdict, Volume};
 
 const LARGE: usize = 1 << 20;
 
@@ -40,6 +40,29 @@ fn small_requests_pass_large_ones() {
         assert_eq!(back[0], 24, "the small one waited behind the large ones: {back:?}");
         assert!((0..9).all(|n| driver.status(n * 3) == 0));
         assert_eq!(back[1..], [0, 3, 6, 9, 12, 15, 18, 21], "large ones keep their order");
+    }
+}
+
+#[test]
+fn a_large_request_goes_out_in_pieces_that_suit_its_volume() {
+    for (shape, pieces) in [(Shape::LOCAL, 4), (Shape::NETWORK, 1)] {
+        let longest = Arc::new(AtomicU32::new(0));
+        let judge = {
+            let longest = longest.clone();
+            move |op: &LaneOp| {
+                if let LaneOp::Read { buffer, .. } | LaneOp::Write { buffer, .. } = op {
+                    longest.fetch_max(buffer.len_bytes(), SeqCst);
+                }
+                Verdict::Pass
+            }
+        };
+        let path: Arc<dyn Volume> = Arc::new(FaultyVolume::new(volume(512), judge).shaped(shape));
+        let mut disk = disk(&path, 512, &config());
+        let mut driver = Driver::new(default_features());
+        driver.start(&mut disk, 0);
+        assert_eq!(driver.write(0, &pattern(LARGE, 1)), 0);
+        assert!(driver.read(0, LARGE) == (0, pattern(LARGE, 1)));
+        assert_eq!(longest.load(SeqCst), LARGE as u32 / pieces);
     }
 }
 

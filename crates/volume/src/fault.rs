@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use sealblk_block::{Geometry, VolumeError};
 use sealblk_ring::{Full, Ring, Token, opcode, types};
 
-use crate::{Buffer, Lane, LaneDone, LaneIo, LaneOp, Volume};
+use crate::{Buffer, Lane, LaneDone, LaneIo, LaneOp, Shape, Volume};
 
 /// What to do with an I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub struct FaultyVolume {
     judge: Arc<Judge>,
     /// Readable once what is kept goes on.
     released: Result<Kept, i32>,
+    shape: Shape,
 }
 
 impl FaultyVolume {
@@ -58,7 +59,13 @@ impl FaultyVolume {
         let released = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map(|event| Kept(Arc::new(event)))
             .map_err(|error| error.raw_os_error());
-        Self { inner, judge: Arc::new(judge), released }
+        let shape = inner.shape();
+        Self { inner, judge: Arc::new(judge), released, shape }
+    }
+
+    /// The same, which wants its I/O cut otherwise.
+    pub fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
     }
 
     /// Where to let go on what [`Verdict::Keep`] keeps.
@@ -77,6 +84,10 @@ impl Volume for FaultyVolume {
 
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
+    }
+
+    fn shape(&self) -> Shape {
+        self.shape
     }
 
     fn measure_size(&self) -> Result<u64, VolumeError> {

@@ -36,7 +36,7 @@ use control::{Control, Outcome};
 use login::Login;
 use shared::{Durability, News, Shared};
 
-use crate::{IscsiName, Lane, Listener, OpenOptions, Size, Volume};
+use crate::{IscsiName, Lane, Listener, OpenOptions, Shape, Size, Volume};
 
 /// How long a portal may keep whoever opens a volume waiting, all its addresses together.
 const OPEN_LIMIT: Duration = Duration::from_secs(20);
@@ -189,6 +189,10 @@ impl Volume for IscsiVolume {
 
     fn geometry(&self) -> Geometry {
         Geometry { size_bytes: self.shared.size.bytes(), ..self.shared.unit.geometry }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::NETWORK
     }
 
     fn measure_size(&self) -> Result<u64, VolumeError> {

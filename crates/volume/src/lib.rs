@@ -66,6 +66,11 @@ pub trait Volume: Send + Sync {
     /// alone: what was computed from it stays true until the owner of the volume lets it grow.
     fn geometry(&self) -> Geometry;
 
+    /// How I/O on it should be cut.
+    fn shape(&self) -> Shape {
+        Shape::LOCAL
+    }
+
     /// Asks the storage how large the volume is now, in whole blocks of the geometry; blocks. It may
     /// be larger or smaller than the geometry says, and changes nothing.
     fn measure_size(&self) -> Result<u64, VolumeError> {
@@ -96,6 +101,23 @@ pub trait Volume: Send + Sync {
 
     /// A data handle for the calling thread, on its ring.
     fn open_lane(&self, ring: &mut Ring) -> Result<Box<dyn Lane>, VolumeError>;
+}
+
+/// How I/O on a volume should be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Longest piece in bytes that a long request is cut into: the volume carries out a shorter one for
+    /// less than its share.
+    pub piece_bytes: usize,
+    /// It makes use of the ring's registered memory.
+    pub registered: bool,
+}
+
+impl Shape {
+    /// Devices and files: pieces are cheap, and the kernel does I/O on registered memory for less.
+    pub const LOCAL: Self = Self { piece_bytes: 256 << 10, registered: true };
+    /// Storage in a network: each piece is a message there and one back.
+    pub const NETWORK: Self = Self { piece_bytes: 1 << 20, registered: false };
 }
 
 /// How to open a volume.

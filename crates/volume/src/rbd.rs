@@ -27,7 +27,7 @@ use self::claim::Claim;
 use self::cluster::Cluster;
 use self::image::Image;
 use self::news::News;
-use crate::{Lane, Listener, OpenOptions, RbdName, Volume};
+use crate::{Lane, Listener, OpenOptions, RbdName, Shape, Volume};
 
 pub(crate) use self::library::version as library_version;
 
@@ -76,6 +76,10 @@ impl Volume for RbdVolume {
 
     fn geometry(&self) -> Geometry {
         self.image.geometry()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::NETWORK
     }
 
     fn measure_size(&self) -> Result<u64, VolumeError> {

@@ -243,7 +243,7 @@ mod tests {
         )
         .unwrap();
         let volume = &config.volumes[0];
-        assert_eq!((volume.uri.as_str(), volume.name.as_str()), ("/dev/vdb", "a"));
+        assert_eq!((volume.uri.with_secret(), volume.name.as_str()), ("/dev/vdb", "a"));
         assert_eq!((volume.queues, volume.read_only, volume.luks), (4, true, Some(2)));
         assert_eq!((volume.cipher, volume.on_error), (CipherChoice::Portable, OnError::Hold));
         assert_eq!(volume.hold_limit, Some(std::time::Duration::from_secs(90)));

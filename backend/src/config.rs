@@ -6,6 +6,7 @@
 
 mod file;
 mod rotation;
+mod uri;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use sealblk_rotation::{is_uuid, parse_duration};
 use sealblk_volume::Uri;
 use serde::Deserialize;
 
+use self::uri::VolumeUri;
 use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, load};
@@ -136,7 +138,7 @@ pub(crate) enum Protection {
 #[derive(Debug)]
 pub(crate) struct VolumeConfig {
     pub(crate) name: String,
-    pub(crate) uri: String,
+    pub(crate) uri: VolumeUri,
     pub(crate) protection: Protection,
     /// What a rotation changes the key to: tried when the key doesn't open the volume.
     pub(crate) new_key: Option<KeySource>,
@@ -250,7 +252,7 @@ pub(crate) fn volume(
     let rotation = rotation_of(&section.rotation, for_all, &protection, section.read_only)?;
     Ok(VolumeConfig {
         name,
-        uri,
+        uri: VolumeUri::new(uri),
         protection,
         new_key: new_key.transpose()?,
         socket: SocketConfig {
@@ -373,9 +375,8 @@ fn conflicts(config: &Config) -> Result<(), (Option<usize>, String)> {
         if !names.insert(volume.name.as_str()) {
             return complain("another volume has this name too".into());
         }
-        if !uris.insert(volume.uri.as_str()) {
-            let uri = sealblk_volume::shown(&volume.uri);
-            return complain(format!("`uri` {uri} is served by another section already"));
+        if !uris.insert(&volume.uri) {
+            return complain(format!("`uri` {} is served by another section already", volume.uri));
         }
         if !sockets.insert(&volume.socket.path) {
             let path = volume.socket.path.display();

@@ -98,7 +98,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         io_timeout: config.io_timeout,
         state_dir: Some(ages.directory().to_owned()),
     };
-    let volume = sealblk_volume::open(&config.uri, &options).map_err(nameless)?;
+    let volume = sealblk_volume::open(config.uri.with_secret(), &options).map_err(nameless)?;
     let geometry = volume.geometry();
     let mut unlocked = match &config.protection {
         Protection::Key(key) => unlock(&volume, key, &config, ages)?,
@@ -118,7 +118,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
     if let Some(e) = &unlocked.encryption {
         tracing::info!(
             disk = config.name,
-            uri = volume.uri(),
+            uri = %config.uri,
             cipher = e.cipher,
             key_bits = e.key_bits,
             sector_bytes = e.sector_bytes,
@@ -178,7 +178,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
     }
     let status = VolumeStatus {
         name: config.name.clone(),
-        uri: volume.uri().to_owned(),
+        uri: config.uri.to_string(),
         socket: config.socket.path.display().to_string(),
         capacity_bytes: profile.capacity_sectors * SECTOR_BYTES,
         block_bytes: profile.block_bytes,

@@ -172,6 +172,13 @@ fn volumes_that_share_a_name_or_socket_or_uri_are_refused() {
         let error = bad(&text);
         assert!(error.starts_with("c.toml:8: volume ") && error.contains(word), "{error}");
     }
+    let unit = |text: &str| {
+        text.replace("file:/var/lib/vda.img", "iscsi://joe%hidden@host/iqn.2024-01.x:y/1")
+    };
+    let error = bad(&unit(&second(|t| t.replace("vdb.img", "vda.img"))));
+    assert!(error.contains("iscsi://joe%***@host") && !error.contains("hidden"), "{error}");
+    let shown = format!("{:?}", good(&unit(MINIMAL)));
+    assert!(shown.contains("joe%***") && !shown.contains("hidden"), "{shown}");
     let error = bad(&format!("[daemon]\ncontrol = \"/run/sealblk/vda.sock\"{MINIMAL}"));
     assert!(error.starts_with("c.toml:3: ") && error.contains("vda.sock"), "{error}");
 }

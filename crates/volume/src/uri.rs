@@ -75,13 +75,19 @@ impl Uri {
 
 /// A name as it may be shown: without the secret that an iSCSI name may have in it.
 pub fn shown(uri: &str) -> String {
-    let Some(rest) = uri.strip_prefix("iscsi://") else { return uri.to_owned() };
+    // Also what was meant to be one: a mistake in a name must not bring its secret into the log.
+    let Some((scheme, rest)) =
+        uri.split_once(':').filter(|(scheme, _)| scheme.trim().eq_ignore_ascii_case("iscsi"))
+    else {
+        return uri.to_owned();
+    };
     // A secret may itself have an `@` or `/` in it, by mistake: everything up to the last `@` goes.
     match rest.rsplit_once('@') {
         Some((login, place)) => {
-            let user = login.split('%').next().unwrap_or_default();
-            let secret = if login.contains('%') { "%***" } else { "" };
-            format!("iscsi://{user}{secret}@{place}")
+            // Others write USER:SECRET.
+            let user = login.split(['%', ':']).next().unwrap_or_default();
+            let secret = if user.len() < login.len() { "%***" } else { "" };
+            format!("{scheme}:{user}{secret}@{place}")
         }
         None => uri.to_owned(),
     }
@@ -119,7 +125,14 @@ mod tests {
     fn a_secret_is_neither_shown_nor_taken_from_a_command_line() {
         let uri = "iscsi://joe%pass%word@1@host/iqn.2024-01.x:y/1";
         assert_eq!(shown(uri), "iscsi://joe%***@host/iqn.2024-01.x:y/1");
-        for uri in ["iscsi://joe%hidden@host/iqn.2024-01.x:y/1", "iscsi://joe%hidden@host//1"] {
+        for uri in [
+            "iscsi://joe%hidden@host/iqn.2024-01.x:y/1",
+            "iscsi://joe%hidden@host//1",
+            "iscsi://joe:hidden@host/iqn.2024-01.x:y/1",
+            "ISCSI://joe%hidden@host/iqn.2024-01.x:y/1",
+            "iscsi:joe%hidden@host/iqn.2024-01.x:y/1",
+            " iscsi://joe%hidden@host/iqn.2024-01.x:y/1",
+        ] {
             let error = Uri::parse_argument(uri).unwrap_err();
             let text = format!("{error} {error:?} {:?}", Uri::parse(uri));
             assert!(!text.contains("hidden"), "{text}");

@@ -18,7 +18,8 @@ use super::image::Image;
 /// A watch of an image's header.
 pub(super) struct News {
     image: Arc<Image>,
-    handle: u64,
+    /// None: there is no watch. (librbd counts them from 0.)
+    handle: Option<u64>,
     poke: Box<Poke>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,25 +43,28 @@ impl News {
             })
             .map_err(|error| VolumeError::io(image.uri(), "starting a thread", error))?;
         let poke = Box::new(Poke(RwLock::new(Some(send))));
-        let mut this = Self { image, handle: 0, poke, thread: Some(thread) };
+        let mut this = Self { image, handle: None, poke, thread: Some(thread) };
         let arg = ptr::from_ref(&*this.poke).cast_mut().cast::<c_void>();
+        let mut handle = 0;
         // SAFETY: the image is open; the argument is boxed, and lives until the watch has ended.
         let watched = unsafe {
             let api = this.image.api();
-            (api.rbd_update_watch)(this.image.handle(), &raw mut this.handle, updated, arg)
+            (api.rbd_update_watch)(this.image.handle(), &raw mut handle, updated, arg)
         };
         check(this.image.uri(), "watching it", watched)?;
+        this.handle = Some(handle);
         Ok(this)
     }
 }
 
 impl Drop for News {
     fn drop(&mut self) {
-        if self.handle != 0 {
+        if let Some(handle) = self.handle {
             // It waits for a callback that runs.
             // SAFETY: the watch that was made.
-            let _ =
-                unsafe { (self.image.api().rbd_update_unwatch)(self.image.handle(), self.handle) };
+            let ended =
+                unsafe { (self.image.api().rbd_update_unwatch)(self.image.handle(), handle) };
+            debug_assert_eq!(ended, 0, "librbd knows the watch");
         }
         self.poke.0.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = self.thread.take() {

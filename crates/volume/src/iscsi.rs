@@ -85,6 +85,9 @@ impl IscsiVolume {
     }
 
     fn run(&self, what: &str, command: &Command, data: &mut [u8]) -> Result<(), VolumeError> {
+        if self.shared.news.is_fenced() {
+            return Err(VolumeError::io(&self.uri, what, control::failure(crate::FENCED)));
+        }
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         match control.run(command, data, self.deadline()) {
             Ok(Outcome::Done { missing_bytes: 0 }) => Ok(()),
@@ -92,6 +95,9 @@ impl IscsiVolume {
                 Err(VolumeError::io(&self.uri, what, control::failure(libc::EIO)))
             }
             Ok(Outcome::Failed(errno)) => {
+                if errno == crate::FENCED {
+                    self.shared.news.fenced();
+                }
                 Err(VolumeError::io(&self.uri, what, control::failure(errno)))
             }
             Ok(Outcome::Unknown) => {

@@ -340,7 +340,9 @@ impl Lane for IscsiLane {
     unsafe fn submit(&mut self, ring: &mut Ring, io: LaneIo) -> Result<(), Full> {
         let unsupported =
             matches!(io.op, LaneOp::Discard { .. }) && self.shared.unit.unmap == Unmap::No;
-        let errno = if unsupported {
+        let errno = if self.shared.news.is_fenced() {
+            Some(crate::FENCED)
+        } else if unsupported {
             Some(libc::EOPNOTSUPP)
         } else if self.shared.unit.geometry.read_only && matches!(io.op, LaneOp::Write { .. }) {
             Some(libc::EROFS)

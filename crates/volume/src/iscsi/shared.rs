@@ -107,6 +107,11 @@ impl News {
         }
     }
 
+    /// Whether another initiator has reserved it: nothing is sent any more.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

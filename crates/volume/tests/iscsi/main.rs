@@ -4,6 +4,7 @@
 
 mod loss;
 mod proxy;
+mod reserve;
 mod rig;
 mod target;
 

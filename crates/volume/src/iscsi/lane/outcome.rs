@@ -16,6 +16,9 @@ use crate::{LaneDone, LaneOp};
 impl IscsiLane {
     /// Hands the slot's next command to libiscsi.
     pub(super) fn send(&mut self, index: usize, now: Instant) {
+        if self.shared.news.is_fenced() {
+            return self.give_back(index, Err(crate::FENCED));
+        }
         let slot = &mut self.slots[index];
         debug_assert!(slot.state != State::Sent && slot.task.is_null(), "sent once at a time");
         let (unit, zeroes) = (&self.shared.unit, self.zeroes.as_mut_ptr());

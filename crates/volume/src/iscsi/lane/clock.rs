@@ -14,6 +14,11 @@ use super::{IscsiLane, KIND_IN, KIND_OUT, KIND_TIMER, POLLRDHUP, SILENCE, token}
 use crate::iscsi::control::{COMMAND_LIMIT, LOGIN_LIMIT};
 use crate::iscsi::slot::{Slot, State};
 
+/// Whether libiscsi or the target still has something of it.
+fn at_target(slot: &Slot) -> bool {
+    matches!(slot.state, State::Sent | State::Held(_))
+}
+
 impl IscsiLane {
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Instant) {
@@ -32,8 +37,8 @@ impl IscsiLane {
             if now >= self.since + LOGIN_LIMIT {
                 self.give_up("the target doesn't answer");
             }
-        } else if self.session.ready() && self.sent > 0 {
-            let oldest = self.slots.iter().filter(|slot| slot.state == State::Sent);
+        } else if self.session.ready() && self.sent + self.held > 0 {
+            let oldest = self.slots.iter().filter(|slot| at_target(slot));
             let oldest = oldest.map(|slot| slot.sent).min();
             if oldest.is_some_and(|sent| now >= sent + COMMAND_LIMIT) {
                 self.give_up("a command was not answered");
@@ -55,7 +60,7 @@ impl IscsiLane {
     pub(super) fn expire(&mut self, ring: &mut Ring, now: Instant) {
         let Some(limit) = self.shared.io_timeout else { return };
         let late = |slot: &Slot| slot.state != State::Free && now >= slot.submitted + limit;
-        if self.slots.iter().any(|slot| late(slot) && slot.state == State::Sent) {
+        if self.slots.iter().any(|slot| late(slot) && at_target(slot)) {
             self.lose(ring, "an I/O was not answered in time", now);
         }
         for index in 0..self.slots.len() {
@@ -78,7 +83,7 @@ impl IscsiLane {
             sooner(self.next_try);
         } else if !self.session.ready() {
             sooner(self.since + LOGIN_LIMIT);
-        } else if self.sent > 0 {
+        } else if self.sent + self.held > 0 {
             sooner(self.pinged.unwrap_or(self.heard) + SILENCE);
         }
         if self.waiting > 0 {

@@ -66,53 +66,46 @@ impl IscsiLane {
             // It stays as it is: `lose` keeps it for the next session.
             return self.give_up("the connection was lost");
         }
-        self.free_task(index);
         self.sent -= 1;
         self.slots[index].state = State::Queued;
         match answer {
+            Answer::Again(News::PowerOn) => self.shared.durability.powered_on(),
+            Answer::Again(News::Capacity) => self.ask_capacity(),
+            Answer::Failed(crate::FENCED) => self.shared.news.fenced(),
+            _ => {}
+        }
+        let unsent = sends && self.session.wants_out();
+        match answer {
+            Answer::Again(_) | Answer::Later if unsent => return self.hold(index, libc::EAGAIN),
+            Answer::Unknown if unsent => return self.hold(index, libc::EOPNOTSUPP),
+            Answer::Failed(errno) if unsent => return self.hold(index, errno),
+            _ => self.free_task(index),
+        }
+        match answer {
             Answer::Done { missing_bytes } => self.stage_done(index, missing_bytes, now),
-            Answer::Again(news) => {
-                match news {
-                    News::PowerOn => self.shared.durability.powered_on(),
-                    News::Capacity => self.ask_capacity(),
-                    News::Other => {}
-                }
+            Answer::Again(_) => {
                 self.slots[index].tries += 1;
                 if self.slots[index].tries > TRIES_MAX {
                     return self.give_back(index, Err(libc::EIO));
                 }
-                self.resend(index, sends, now);
+                if self.session.ready() {
+                    self.send(index, now);
+                }
             }
-            Answer::Later if sends && self.session.wants_out() => self.hold(index, libc::EAGAIN),
             Answer::Later => self.later(index, now),
             Answer::Unknown => self.unknown(index, now),
             Answer::Failed(errno) => {
-                if errno == crate::FENCED {
-                    self.shared.news.fenced();
-                }
                 let read = matches!(self.slots[index].op, LaneOp::Read { .. });
                 let errno = if read && errno == libc::ENOSPC { libc::EIO } else { errno };
-                if sends && self.session.wants_out() {
-                    self.hold(index, errno);
-                } else {
-                    self.give_back(index, Err(errno));
-                }
+                self.give_back(index, Err(errno));
             }
             Answer::Lost => {}
         }
     }
 
-    fn resend(&mut self, index: usize, sends: bool, now: Instant) {
-        if sends && self.session.wants_out() {
-            self.hold(index, libc::EAGAIN);
-        } else if self.session.ready() {
-            self.send(index, now);
-        }
-    }
-
     /// The target has ended a command before it had all its data. What is left of it may be in
-    /// libiscsi's queue, and points to the I/O's memory: the I/O stays until the queue is empty.
-    /// (`EAGAIN`: it is sent again then.)
+    /// libiscsi's queue, and points to the task and through it to the I/O's memory: both stay until
+    /// the queue is empty. (`EAGAIN`: it is sent again then.)
     fn hold(&mut self, index: usize, errno: i32) {
         self.slots[index].state = State::Held(errno);
         self.held += 1;
@@ -121,6 +114,7 @@ impl IscsiLane {
     pub(super) fn release_held(&mut self) {
         for index in 0..self.slots.len() {
             let State::Held(errno) = self.slots[index].state else { continue };
+            self.free_task(index);
             self.held -= 1;
             self.slots[index].state = State::Queued;
             if errno != libc::EAGAIN {

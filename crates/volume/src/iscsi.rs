@@ -204,7 +204,10 @@ impl Volume for IscsiVolume {
     fn measure_size(&self) -> Result<u64, VolumeError> {
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + OPEN_LIMIT;
-        unit::measure(&self.uri, &mut control, deadline, self.shared.unit.geometry)
+        let size = unit::measure(&self.uri, &mut control, deadline, self.shared.unit.geometry);
+        // Seldom asked: nobody would answer the target's pings until the next time.
+        control.disconnect();
+        size
     }
 
     fn grow_to(&self, size_bytes: u64) {

@@ -428,7 +428,7 @@ impl Lane for IscsiLane {
         }
         self.session.destroy();
         if std::mem::replace(&mut self.told, false) {
-            self.shared.news.back();
+            self.shared.news.left();
         }
         // The polls are to be gone now, and the kernel has read the timer's time afterwards.
         let _failed = ring.submit();
@@ -445,7 +445,7 @@ impl Drop for IscsiLane {
         // SAFETY: the session is destroyed; nobody uses the pointer again.
         unsafe { self.session.free(task) };
         if self.told {
-            self.shared.news.back();
+            self.shared.news.left();
         }
         if !self.closed {
             // The ring may not have been submitted: its entry points to the time.

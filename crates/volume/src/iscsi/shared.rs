@@ -75,7 +75,17 @@ impl News {
         }
     }
 
-    /// It has one again, or is closed.
+    /// A lane without a connection is closed: the path is as it was.
+    pub(super) fn left(&self) {
+        let mut state = self.lock();
+        state.lost = state.lost.saturating_sub(1);
+        if state.lost == 0 {
+            state.why.clear();
+            state.since = None;
+        }
+    }
+
+    /// It has one again.
     pub(super) fn back(&self) {
         let mut state = self.lock();
         state.lost = state.lost.saturating_sub(1);
@@ -199,6 +209,8 @@ mod tests {
         news.back();
         assert_eq!(told.lock().unwrap().len(), 1);
         news.back();
+        news.lost("c");
+        news.left();
         news.resized(5);
         news.resized(7);
         news.resized(7);
@@ -207,8 +219,9 @@ mod tests {
         let told = told.lock().unwrap();
         assert!(matches!(told[0], VolumeEvent::PathLost { .. }));
         assert!(matches!(told[1], VolumeEvent::PathBack { .. }));
-        assert_eq!(told[2], VolumeEvent::Resized { size_bytes: 7 });
-        assert!(matches!(told[3], VolumeEvent::Fenced { .. }));
-        assert_eq!(told.len(), 4);
+        assert!(matches!(told[2], VolumeEvent::PathLost { .. }), "and nothing when it is closed");
+        assert_eq!(told[3], VolumeEvent::Resized { size_bytes: 7 });
+        assert!(matches!(told[4], VolumeEvent::Fenced { .. }));
+        assert_eq!(told.len(), 5);
     }
 }

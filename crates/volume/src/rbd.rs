@@ -87,7 +87,7 @@ impl Volume for RbdVolume {
     }
 
     fn grow_to(&self, size_bytes: u64) {
-        self.image.size().grow_to(size_bytes);
+        self.image.grow_to(size_bytes);
     }
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {

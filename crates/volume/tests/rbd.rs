@@ -1,5 +1,6 @@
 //! Images on a real cluster: the one that `scripts/ceph.sh` runs.
 #![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(unsafe_code, reason = "calls Lane::submit")]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +10,10 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use sealblk_block::ErrorKind;
-use sealblk_volume::{OpenOptions, VolumeEvent, conformance, open};
+use sealblk_ring::{Level, Ring, RingOptions, Token};
+use sealblk_volume::{
+    AlignedBuf, Buffer, LaneIo, LaneOp, OpenOptions, Volume, VolumeEvent, conformance, open,
+};
 
 /// The cluster's configuration; starts it if it doesn't run.
 fn conf() -> PathBuf {
@@ -145,6 +149,63 @@ fn a_cache_that_somebody_turned_on_is_refused() {
     assert!(error.to_string().contains("rbd config image remove"), "{error}");
     rbd(&["config", "image", "set", &image.0, "rbd_cache", "false"]);
     open(&image.uri(), &options()).unwrap();
+}
+
+#[test]
+fn a_successor_that_would_not_shut_us_out_is_refused() {
+    let image = Image::new(&[]);
+    let key = "rbd_blocklist_on_break_lock";
+    rbd(&["config", "image", "set", &image.0, key, "false"]);
+    let error = open(&image.uri(), &options()).err().unwrap();
+    assert!(error.to_string().contains(key), "{error}");
+    rbd(&["config", "image", "set", &image.0, key, "true"]);
+    open(&image.uri(), &options()).unwrap();
+}
+
+/// One I/O of a lane of its own.
+fn run(volume: &dyn Volume, op: LaneOp) -> Result<u32, i32> {
+    let mut ring = Ring::new(RingOptions { entries: 8, best: Level::Deferred }).unwrap();
+    ring.enable().unwrap();
+    let mut lane = volume.open_lane(&mut ring).unwrap();
+    // SAFETY: the caller's memory lives until this returns, which is after the I/O's end.
+    unsafe { lane.submit(&mut ring, LaneIo { id: 0, op }) }.unwrap();
+    let mut done = Vec::new();
+    while done.is_empty() {
+        lane.push_out(&mut ring);
+        ring.submit_and_wait().unwrap();
+        while let Some(completion) = ring.reap() {
+            if let Token::Lane(token) = completion.token {
+                lane.complete(&mut ring, token, completion.result, &mut done);
+            }
+        }
+    }
+    lane.close(&mut ring);
+    done[0].result
+}
+
+#[test]
+fn io_across_the_end_of_an_image_that_has_shrunk_is_no_success() {
+    const LEN: usize = 8192;
+    let image = Image::new(&[]);
+    let volume = open(&image.uri(), &options()).unwrap();
+    let (send, receive) = channel();
+    volume.listen(std::sync::Arc::new(move |event| send.send(event).unwrap()));
+    rbd(&["resize", "--size", "4M", "--allow-shrink", &image.0]);
+    let event = receive.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(event, VolumeEvent::Resized { size_bytes: 4 << 20 });
+    let mut memory = AlignedBuf::new(LEN).unwrap();
+    let buffer =
+        Buffer::Flat { addr: memory.as_mut_ptr(), len_bytes: LEN as u32, registered: None };
+    let offset_bytes = (4 << 20) - 4096;
+    let read = run(&*volume, LaneOp::Read { offset_bytes, buffer });
+    assert_ne!(read, Ok(LEN as u32));
+    let write = run(&*volume, LaneOp::Write { offset_bytes, buffer, durable: false });
+    assert_ne!(write, Ok(LEN as u32));
+    rbd(&["resize", "--size", "8M", &image.0]);
+    let event = receive.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(event, VolumeEvent::Resized { size_bytes: 8 << 20 });
+    let write = run(&*volume, LaneOp::Write { offset_bytes, buffer, durable: false });
+    assert_eq!(write, Ok(LEN as u32));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(super) struct Image {
     size: Size,
     /// The size that the listener was told of, in bytes.
     told_bytes: AtomicU64,
+    /// The size when the cluster was last asked, in bytes.
+    there_bytes: AtomicU64,
     fenced: AtomicBool,
     listener: Mutex<Option<Listener>>,
 }
@@ -90,12 +92,13 @@ impl Image {
             read_only,
             size: Size::new(0),
             told_bytes: AtomicU64::new(0),
+            there_bytes: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
             listener: Mutex::new(None),
         };
         if !read_only {
             this.check_features()?;
-            this.check_cache()?;
+            this.check_settings()?;
         }
         let size_bytes = this.measure_size()?;
         this.size = Size::new(size_bytes);
@@ -123,33 +126,46 @@ impl Image {
         Err(VolumeError::new(ErrorKind::Unsupported, &self.uri, what))
     }
 
-    /// Settings that lie with the image or its pool win over ours; a cache must not come that way.
-    fn check_cache(&self) -> Result<(), VolumeError> {
-        let key = c"conf_rbd_cache";
+    /// Settings that lie with the image or its pool win over ours: a cache must not come that way,
+    /// nor a successor that lets our last writes land behind its own.
+    fn check_settings(&self) -> Result<(), VolumeError> {
+        const LOST: &str = "a setting on the cluster turns a write-back cache of librbd's on, so that \
+                            a crash of this process would lose what a guest was told is written";
+        const LATE: &str = "a setting on the cluster keeps a client whose lock is broken from being \
+                            shut out, so that what it wrote last may land over its successor's data";
+        let off = |value: &[u8]| matches!(value, b"false" | b"0" | b"no" | b"off");
+        self.check_setting("rbd_cache", LOST, &|value| off(value))?;
+        self.check_setting("rbd_persistent_cache_mode", LOST, &|value| value == b"disabled")?;
+        self.check_setting("rbd_blocklist_on_break_lock", LATE, &|value| !off(value))
+    }
+
+    fn check_setting(
+        &self,
+        key: &str,
+        why: &str,
+        is_good: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<(), VolumeError> {
+        let c_key = text(&self.uri, format!("conf_{key}"))?;
         let api = self.api();
-        let on = |ask: &dyn Fn(*mut libc::c_char, *mut usize) -> i32| {
+        let bad = |ask: &dyn Fn(*mut libc::c_char, *mut usize) -> i32| {
             let (mut value, mut len) = ([0u8; 64], 64usize);
             let found = ask(value.as_mut_ptr().cast(), &raw mut len) >= 0;
             let value = CStr::from_bytes_until_nul(&value).unwrap_or_default().to_bytes();
-            found && !matches!(value, b"false" | b"0" | b"no" | b"off")
+            found && !is_good(value)
         };
         // SAFETY: the image is open; at most `len` bytes are written.
-        let of_image = on(&|value, len| unsafe {
-            (api.rbd_metadata_get)(self.image, key.as_ptr(), value, len)
+        let of_image = bad(&|value, len| unsafe {
+            (api.rbd_metadata_get)(self.image, c_key.as_ptr(), value, len)
         });
-        let of_pool = on(&|value, len| {
+        let of_pool = bad(&|value, len| {
             // SAFETY: the pool is open; at most `len` bytes are written.
-            unsafe { (api.rbd_pool_metadata_get)(self.cluster.pool(), key.as_ptr(), value, len) }
+            unsafe { (api.rbd_pool_metadata_get)(self.cluster.pool(), c_key.as_ptr(), value, len) }
         });
         let what = match (of_image, of_pool) {
-            (true, _) => "`rbd config image remove POOL/IMAGE rbd_cache`",
-            (_, true) => "`rbd config pool remove POOL rbd_cache`",
+            (true, _) => format!("{why}: `rbd config image remove POOL/IMAGE {key}`"),
+            (_, true) => format!("{why}: `rbd config pool remove POOL {key}`"),
             _ => return Ok(()),
         };
-        let what = format!(
-            "a setting on the cluster turns librbd's write-back cache on, so that a crash of this \
-             process would lose what a guest was told is written: {what}"
-        );
         Err(VolumeError::new(ErrorKind::Unsupported, &self.uri, what))
     }
 
@@ -200,12 +216,21 @@ impl Image {
         // SAFETY: the image is open; it writes one integer.
         let asked = unsafe { (self.api().rbd_get_size)(self.image, &raw mut size) };
         check(&self.uri, "asking its size", asked)?;
-        Ok(size - size % u64::from(BLOCK_BYTES))
+        let whole = size - size % u64::from(BLOCK_BYTES);
+        self.there_bytes.store(whole, Relaxed);
+        Ok(whole)
     }
 
-    /// Bytes in use.
-    pub(super) fn size(&self) -> &Size {
-        &self.size
+    /// Takes a larger size into use.
+    pub(super) fn grow_to(&self, size_bytes: u64) {
+        self.there_bytes.fetch_max(size_bytes, Relaxed);
+        self.size.grow_to(size_bytes);
+    }
+
+    /// Bytes that are in use and, as far as we know, still there: an image can shrink, and librbd
+    /// then cuts what reaches over its end.
+    pub(super) fn reach_bytes(&self) -> u64 {
+        self.size.bytes().min(self.there_bytes.load(Relaxed))
     }
 
     /// Tells of a size that was not told of yet.
@@ -296,11 +321,11 @@ impl Image {
 
     fn check_range(&self, offset_bytes: u64, len: usize) -> Result<(), VolumeError> {
         match offset_bytes.checked_add(len as u64) {
-            Some(end) if end <= self.size.bytes() => Ok(()),
+            Some(end) if end <= self.reach_bytes() => Ok(()),
             _ => {
                 let what = format!(
                     "{len} bytes at {offset_bytes} lie past its end at {}",
-                    self.size.bytes()
+                    self.reach_bytes()
                 );
                 Err(VolumeError::new(ErrorKind::Invalid, &self.uri, what))
             }

@@ -30,10 +30,17 @@ pub(super) struct RbdLane {
     closed: bool,
     /// By I/O id.
     pending: Vec<Arc<Pending>>,
-    /// By I/O id: bytes that it moves when librbd says no more than that it was done.
-    len_bytes: Vec<u32>,
+    /// By I/O id.
+    moves: Vec<Moves>,
     /// The last list that was taken, kept for its memory.
     list: Vec<(u32, isize)>,
+}
+
+/// How many bytes an I/O is to move, and which way.
+#[derive(Debug, Clone, Copy)]
+enum Moves {
+    In(u32),
+    Out(u32),
 }
 
 /// What an I/O's completion needs.
@@ -55,7 +62,7 @@ impl RbdLane {
             watched: false,
             closed: false,
             pending: Vec::new(),
-            len_bytes: Vec::new(),
+            moves: Vec::new(),
             list: Vec::new(),
         };
         this.watch(ring);
@@ -152,7 +159,7 @@ impl RbdLane {
             LaneOp::Discard { offset_bytes, len_bytes } => (offset_bytes, len_bytes),
             LaneOp::Flush => return true,
         };
-        offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.image.size().bytes())
+        offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.image.reach_bytes())
     }
 }
 
@@ -175,11 +182,12 @@ impl Lane for RbdLane {
         while self.pending.len() <= index {
             let (id, api) = (self.pending.len() as u32, self.image.api());
             self.pending.push(Arc::new(Pending { inbox: self.inbox.clone(), api, id }));
-            self.len_bytes.push(0);
+            self.moves.push(Moves::Out(0));
         }
-        self.len_bytes[index] = match io.op {
-            LaneOp::Read { buffer, .. } | LaneOp::Write { buffer, .. } => buffer.len_bytes(),
-            LaneOp::Flush | LaneOp::Discard { .. } => 0,
+        self.moves[index] = match io.op {
+            LaneOp::Read { buffer, .. } => Moves::In(buffer.len_bytes()),
+            LaneOp::Write { buffer, .. } => Moves::Out(buffer.len_bytes()),
+            LaneOp::Flush | LaneOp::Discard { .. } => Moves::Out(0),
         };
         let started = if self.fits(io.op) {
             // SAFETY: the caller's promise.
@@ -203,10 +211,14 @@ impl Lane for RbdLane {
         let mut list = std::mem::take(&mut self.list);
         self.inbox.take(&mut list);
         done.extend(list.drain(..).map(|(id, result)| {
-            // What librbd returns for a write is 0 or its length, depending on its age.
-            let result = match result {
-                0.. => Ok(self.len_bytes[id as usize]),
-                _ => Err(self.image.errno(result)),
+            let result = match (self.moves[id as usize], result) {
+                (_, ..0) => Err(self.image.errno(result)),
+                // Fewer than asked for: the image has shrunk, and the memory behind them is as it was.
+                (Moves::In(len_bytes), _) => {
+                    Ok(u32::try_from(result).map_or(len_bytes, |n| n.min(len_bytes)))
+                }
+                // What librbd returns for a write is 0 or its length, depending on its age.
+                (Moves::Out(len_bytes), _) => Ok(len_bytes),
             };
             LaneDone { id, result }
         }));

@@ -91,12 +91,29 @@ impl Lane for UringLane {
     }
 
     fn complete(&mut self, _ring: &mut Ring, token: u64, result: i32, done: &mut Vec<LaneDone>) {
-        let result = u32::try_from(result).map_err(|_| -result);
+        let result = u32::try_from(result).map_err(|_| errno(-result));
         // The token is the id of an I/O that `submit` took: it has 32 bits.
         done.push(LaneDone { id: token as u32, result });
     }
 
     fn close(&mut self, ring: &mut Ring) {
         ring.remove_file(self.slot);
+    }
+}
+
+/// A block device says EBADE when another initiator has reserved it (`BLK_STS_RESV_CONFLICT`): to
+/// try again until that one lets go would put our writes over its data.
+fn errno(errno: i32) -> i32 {
+    if errno == libc::EBADE { crate::FENCED } else { errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_device_is_lost_and_not_held() {
+        assert_eq!(errno(libc::EBADE), crate::FENCED);
+        assert_eq!(errno(libc::EIO), libc::EIO);
     }
 }

@@ -216,6 +216,7 @@ impl IscsiLane {
                 self.slots[index].state = State::Queued;
                 self.sent -= 1;
             }
+            self.slots[index].forget_sync();
         }
         self.release_held();
         if !self.told {

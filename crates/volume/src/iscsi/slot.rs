@@ -84,6 +84,14 @@ impl Slot {
         }
     }
 
+    /// The unit may have lost its cache, and with it a durable write of which only the flush was
+    /// missing: the write is done again.
+    pub(super) fn forget_sync(&mut self) {
+        if self.stage == Stage::Sync {
+            (self.stage, self.done_bytes) = (Stage::Main, 0);
+        }
+    }
+
     /// Whether its data goes to the target.
     pub(super) fn sends(&self) -> bool {
         matches!(self.op, LaneOp::Write { .. } | LaneOp::Discard { .. })
@@ -173,5 +181,24 @@ impl Slot {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_durable_write_is_done_again_when_its_flush_was_cut_off() {
+        let buffer = Buffer::Flat { addr: null_mut(), len_bytes: 512, registered: None };
+        let mut slot = Slot::new();
+        slot.op = LaneOp::Write { offset_bytes: 0, buffer, durable: true };
+        (slot.stage, slot.done_bytes) = (Stage::Sync, 512);
+        slot.forget_sync();
+        assert_eq!((slot.stage, slot.done_bytes), (Stage::Main, 0));
+        // What a discard has done stays done.
+        (slot.op, slot.done_bytes) = (LaneOp::Discard { offset_bytes: 0, len_bytes: 1024 }, 512);
+        slot.forget_sync();
+        assert_eq!(slot.done_bytes, 512);
     }
 }

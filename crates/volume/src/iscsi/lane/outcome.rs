@@ -69,7 +69,10 @@ impl IscsiLane {
         self.sent -= 1;
         self.slots[index].state = State::Queued;
         match answer {
-            Answer::Again(News::PowerOn) => self.shared.durability.powered_on(),
+            Answer::Again(News::PowerOn) => {
+                self.shared.durability.powered_on();
+                self.give_up("the unit was powered on");
+            }
             Answer::Again(News::Capacity) => self.ask_capacity(),
             Answer::Failed(crate::FENCED) => self.shared.news.fenced(),
             _ => {}

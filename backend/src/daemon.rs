@@ -157,7 +157,7 @@ async fn open_all(volumes: Vec<VolumeConfig>, ages: &Ages) -> anyhow::Result<Vec
     let (done, answers) = mpsc::unbounded_channel();
     let count = volumes.len();
     for (index, config) in volumes.into_iter().enumerate() {
-        let title = format!("volume {:?} ({})", config.name, sealblk_volume::shown(&config.uri));
+        let title = format!("volume {:?} ({})", config.name, config.uri);
         let (done, thread_title, ages) = (done.clone(), title.clone(), ages.clone());
         thread::Builder::new()
             .name("open".to_owned())

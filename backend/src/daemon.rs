@@ -77,6 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         // A panic in it is logged already; there is nothing left to serve.
         let _ = task.await;
     }
+    serving.let_go(&mut signals).await;
     tracing::info!("ended");
     outcome
 }
@@ -324,6 +325,25 @@ impl Serving {
             }
         }
         failures
+    }
+
+    /// Closes the volumes, which storage that is away can keep waiting: a signal ends that, too.
+    async fn let_go(self, signals: &mut Signals) {
+        // Views of the disks have hands on their volumes, and these were the last.
+        let mut closed = tokio::task::spawn_blocking(move || drop(self));
+        loop {
+            tokio::select! {
+                // A panic in it is logged already.
+                _ = &mut closed => return,
+                name = signals.next() => {
+                    tracing::warn!(signal = name, "told again to end: ending at once");
+                    std::process::exit(1);
+                }
+                () = tokio::time::sleep(DRAIN_REPORT) => {
+                    tracing::warn!("still waiting for the storage to close the volumes");
+                }
+            }
+        }
     }
 }
 

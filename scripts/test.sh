@@ -14,19 +14,6 @@ case ${1:-} in
   *) echo "test: unknown argument $1: 'storage' or nothing" >&2; exit 2 ;;
 esac
 
-if [ "${1:-}" = '' ]; then
-  step 'lints'
-  scripts/lint.sh
-
-  step 'unit tests'
-  cargo test --locked --workspace --exclude sealblk-tests
-fi
-
-step 'building the programs under test'
-cargo build --locked --profile test-fast -p sealblk-backend -p sealblk-cli
-SEALBLK_BIN_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/test-fast
-export SEALBLK_BIN_DIR
-
 # A Ceph for this run alone, which the first test that needs one starts; it goes however this ends.
 # (A second run, or tests run alone, have another.)
 SEALBLK_CEPH_DIR=$(mktemp -d "${SEALBLK_TEST_DIR:-/var/tmp}/sealblk-ceph-XXXXXX")/ceph
@@ -39,6 +26,19 @@ tear_down() {
 trap tear_down EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+
+if [ "${1:-}" = '' ]; then
+  step 'lints'
+  scripts/lint.sh
+
+  step 'unit tests'
+  cargo test --locked --workspace --exclude sealblk-tests
+fi
+
+step 'building the programs under test'
+cargo build --locked --profile test-fast -p sealblk-backend -p sealblk-cli
+SEALBLK_BIN_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/test-fast
+export SEALBLK_BIN_DIR
 
 step 'whole-system tests'
 cargo test --locked -p sealblk-tests -- --test-threads=1 --nocapture "${chosen[@]}"

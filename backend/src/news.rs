@@ -19,8 +19,8 @@ pub(crate) fn log(disk: &str, event: &VolumeEvent) {
             tracing::warn!(disk, "the connection to the storage is lost, trying again: {why}");
         }
         VolumeEvent::PathBack { after } => {
-            let seconds = after.as_secs_f64();
-            tracing::info!(disk, seconds, "the connection to the storage is back");
+            let seconds = format_args!("{:.3}", after.as_secs_f64());
+            tracing::info!(disk, %seconds, "the connection to the storage is back");
         }
         // Others may come with other drivers.
         other => tracing::info!(disk, event = ?other, "the volume tells"),

@@ -69,6 +69,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     // The benchmark's client without a server is none of our data path.
     ("io-uring", &["ring", "volume", "engine", "bench"]),
     ("aws-lc-sys", &["cipher", "secret"]),
+    // Other people's libraries come into the process in one crate.
+    ("libloading", &["volume"]),
 ];
 
 /// The members from `cargo metadata --no-deps`.

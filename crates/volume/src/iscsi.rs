@@ -36,6 +36,7 @@ use control::{Control, Outcome};
 use login::Login;
 use shared::{Durability, News, Shared};
 
+use crate::size::check_range;
 use crate::{IscsiName, Lane, Listener, OpenOptions, Shape, Size, Volume};
 
 /// How long a portal may keep whoever opens a volume waiting, all its addresses together.
@@ -119,10 +120,7 @@ impl IscsiVolume {
         mut work: impl FnMut(u64, &mut [u8], Range<usize>, Range<usize>) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
         let Geometry { size_bytes, block_bytes, .. } = self.geometry();
-        if offset_bytes.checked_add(len as u64).is_none_or(|end| end > size_bytes) {
-            let what = format!("{len} bytes at {offset_bytes} lie past its end at {size_bytes}");
-            return Err(VolumeError::new(ErrorKind::Invalid, &self.uri, what));
-        }
+        check_range(&self.uri, offset_bytes, len, size_bytes)?;
         let block = u64::from(block_bytes);
         let step = CHUNK_BYTES.min(self.shared.unit.transfer_max_bytes.into()).max(block);
         let mut memory = vec![0; step as usize];

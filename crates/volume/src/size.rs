@@ -6,6 +6,27 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sealblk_block::{ErrorKind, VolumeError};
+
+/// Whether `len` bytes at an offset lie within the volume's `size_bytes`.
+///
+/// # Errors
+/// That they don't.
+pub(crate) fn check_range(
+    uri: &str,
+    offset_bytes: u64,
+    len: usize,
+    size_bytes: u64,
+) -> Result<(), VolumeError> {
+    match offset_bytes.checked_add(len as u64) {
+        Some(end) if end <= size_bytes => Ok(()),
+        _ => {
+            let what = format!("{len} bytes at {offset_bytes} lie past its end at {size_bytes}");
+            Err(VolumeError::new(ErrorKind::Invalid, uri, what))
+        }
+    }
+}
+
 /// How much of a volume is in use, in bytes: readable from any thread.
 #[derive(Debug)]
 pub struct Size(AtomicU64);

@@ -3,10 +3,11 @@
 
 use std::io;
 
-use sealblk_block::{ErrorKind, VolumeError};
+use sealblk_block::VolumeError;
 
 use super::FileVolume;
 use crate::AlignedBuf;
+use crate::size::check_range;
 
 /// Bytes moved at once.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -16,7 +17,7 @@ pub(super) fn read(
     offset_bytes: u64,
     buf: &mut [u8],
 ) -> Result<(), VolumeError> {
-    check(volume, offset_bytes, buf.len())?;
+    check_range(&volume.uri, offset_bytes, buf.len(), volume.size.bytes())?;
     each_chunk(volume, offset_bytes, buf.len(), |chunk, range| {
         read_blocks(volume, chunk)?;
         buf[range].copy_from_slice(chunk.wanted());
@@ -29,7 +30,7 @@ pub(super) fn write(
     offset_bytes: u64,
     data: &[u8],
 ) -> Result<(), VolumeError> {
-    check(volume, offset_bytes, data.len())?;
+    check_range(&volume.uri, offset_bytes, data.len(), volume.size.bytes())?;
     each_chunk(volume, offset_bytes, data.len(), |chunk, range| {
         if chunk.wanted().len() < chunk.len {
             read_blocks(volume, chunk)?;
@@ -37,18 +38,6 @@ pub(super) fn write(
         chunk.wanted_mut().copy_from_slice(&data[range]);
         write_blocks(volume, chunk)
     })
-}
-
-fn check(volume: &FileVolume, offset_bytes: u64, len: usize) -> Result<(), VolumeError> {
-    let size_bytes = volume.size.bytes();
-    match offset_bytes.checked_add(len as u64) {
-        Some(end) if end <= size_bytes => Ok(()),
-        _ => Err(VolumeError::new(
-            ErrorKind::Invalid,
-            &volume.uri,
-            format!("{len} bytes at {offset_bytes} lie past its end at {size_bytes}"),
-        )),
-    }
 }
 
 /// Whole blocks around the bytes that somebody wants.

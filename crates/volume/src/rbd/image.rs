@@ -11,6 +11,7 @@ use sealblk_block::{ErrorKind, Geometry, VolumeError};
 
 use super::cluster::{Cluster, check, failure, text};
 use super::library::{Api, ImageT};
+use crate::size::check_range;
 use crate::{FENCED, Listener, RbdName, Size, VolumeEvent};
 
 /// virtio's unit: an image has no blocks of its own.
@@ -281,7 +282,7 @@ impl Image {
     }
 
     pub(super) fn read(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
-        self.check_range(offset_bytes, buf.len())?;
+        check_range(&self.uri, offset_bytes, buf.len(), self.reach_bytes())?;
         let mut done = 0;
         while done < buf.len() {
             let (at, rest) = (offset_bytes + done as u64, &mut buf[done..]);
@@ -295,7 +296,7 @@ impl Image {
     }
 
     pub(super) fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<(), VolumeError> {
-        self.check_range(offset_bytes, data.len())?;
+        check_range(&self.uri, offset_bytes, data.len(), self.reach_bytes())?;
         let mut done = 0;
         while done < data.len() {
             let (at, rest) = (offset_bytes + done as u64, &data[done..]);
@@ -316,19 +317,6 @@ impl Image {
                 Err(failure(&self.uri, "flushing", self.errno(result as isize)))
             }
             _ => Ok(()),
-        }
-    }
-
-    fn check_range(&self, offset_bytes: u64, len: usize) -> Result<(), VolumeError> {
-        match offset_bytes.checked_add(len as u64) {
-            Some(end) if end <= self.reach_bytes() => Ok(()),
-            _ => {
-                let what = format!(
-                    "{len} bytes at {offset_bytes} lie past its end at {}",
-                    self.reach_bytes()
-                );
-                Err(VolumeError::new(ErrorKind::Invalid, &self.uri, what))
-            }
         }
     }
 

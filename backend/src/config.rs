@@ -17,7 +17,7 @@ use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
 use sealblk_rotation::{is_uuid, parse_duration};
 use sealblk_volume::Uri;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::uri::VolumeUri;
 use crate::socket::find_group;
@@ -89,7 +89,7 @@ pub(crate) enum LogFormat {
 }
 
 /// What a failed request at the volume does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnError {
     /// The guest gets the error.
@@ -100,7 +100,7 @@ pub(crate) enum OnError {
 }
 
 /// Who computes the cipher.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CipherChoice {
     /// The fastest that the CPU and the build have.

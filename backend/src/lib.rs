@@ -1,4 +1,6 @@
-//! sealblkd: the daemon. Everything meets here: configuration, volumes, keys, sessions, control.
+//! sealblkd, the daemon, and sealblk-agent, which starts daemons. Everything meets here:
+//! configuration, volumes, keys, sessions, control. Two programs, as they share their words (what a
+//! volume's section is, what an order to a daemon is); what each runs is a function here.
 //!
 //! Invariants: the process is hardened (no core dumps, no ptrace) before anything else is read;
 //! only this crate knows tokio, and it runs on one thread; no key derivation and no blocking I/O
@@ -18,6 +20,7 @@ mod mend;
 mod metrics;
 mod news;
 mod notify;
+mod orders;
 mod rotator;
 mod socket;
 mod status;
@@ -35,7 +38,8 @@ use crate::config::{Config, LogFormat};
 /// The command line or the configuration is wrong. clap uses it too.
 const EXIT_CONFIG: u8 = 2;
 
-fn main() -> ExitCode {
+/// What `sealblkd` runs.
+pub fn sealblkd() -> ExitCode {
     if let Err(error) = sealblk_secret::harden_process() {
         let error = in_one_line(&error);
         return complain(&format!("cannot keep keys out of core dumps: {error}"), 1);

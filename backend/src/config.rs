@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use self::uri::VolumeUri;
 use crate::socket::find_group;
 
-pub(crate) use file::{VolumeSection, load};
+pub(crate) use file::{VolumeSection, line_of, load};
 pub(crate) use rotation::{RotationPolicy, RotationSection};
 
 /// Most queues of one disk: a thread each. QEMU itself stops at 1024 (`VIRTIO_QUEUE_MAX`), and a

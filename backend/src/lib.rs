@@ -6,6 +6,7 @@
 //! only this crate knows tokio, and it runs on one thread; no key derivation and no blocking I/O
 //! happens on that thread.
 
+mod agent;
 mod aging;
 mod args;
 mod config;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sealblk_block::in_one_line;
 
+pub use crate::agent::sealblk_agent;
 use crate::args::Args;
 use crate::config::{Config, LogFormat};
 
@@ -48,7 +50,7 @@ pub fn sealblkd() -> ExitCode {
     let args = Args::parse();
     if args.version {
         // Where standard output is gone, nobody wants to know.
-        let _ = write!(std::io::stdout(), "{}", version::text(args.verbose));
+        let _ = write!(std::io::stdout(), "{}", version::text("sealblkd", args.verbose));
         return ExitCode::SUCCESS;
     }
     let check = args.check;

@@ -80,11 +80,16 @@ impl RotationSection {
         }
     }
 
+    /// These fields without those that say when a rotation begins: somebody else sees to that.
+    pub(crate) fn without_schedule(&self) -> Self {
+        Self { max_key_age: None, window: None, unknown_age: None, ..self.clone() }
+    }
+
     /// Checks the fields.
     ///
     /// # Errors
     /// What is wrong with one of them.
-    pub(super) fn policy(&self) -> Result<RotationPolicy, String> {
+    pub(crate) fn policy(&self) -> Result<RotationPolicy, String> {
         Ok(RotationPolicy {
             schedule: Schedule {
                 max_key_age: field("max_key_age", "never", &self.max_key_age, max_key_age)?,

@@ -65,7 +65,16 @@ pub struct Connection(OwnedFd);
 impl Connection {
     /// Connects.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_within(path, None)
+    }
+
+    /// Connects, and waits no longer than this, then and for [`Self::send`] and [`Self::receive`]. (A
+    /// listener that accepts nothing and has its queue full makes everybody wait.) Past it,
+    /// `WouldBlock`.
+    pub fn connect_within(path: &Path, limit: Option<Duration>) -> io::Result<Self> {
         let socket = new_socket()?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, limit)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, limit)?;
         let address = SocketAddrUnix::new(path)?;
         loop {
             match connect(&socket, &address) {
@@ -218,6 +227,24 @@ mod tests {
         assert_eq!(connection.receive().unwrap().unwrap().bytes, b"who am I");
         connection.send(b"you", &[]).unwrap();
         assert_eq!(client.join().unwrap(), b"you");
+    }
+
+    #[test]
+    fn a_listener_that_takes_nobody_keeps_nobody_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&path).unwrap();
+        let limit = Some(Duration::from_millis(1));
+        let mut waiting = Vec::new();
+        let error = loop {
+            match Connection::connect_within(&path, limit) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(waiting.len() >= BACKLOG as usize);
+        drop(listener);
     }
 
     #[test]

@@ -69,6 +69,14 @@ impl FileVolume {
         let size = Size::new(geometry.size_bytes);
         Ok(Self { uri: uri.to_owned(), file, claim, geometry, size })
     }
+
+    /// The descriptor, which has the claim on it.
+    pub(crate) fn into_descriptor(self) -> Result<OwnedFd, VolumeError> {
+        let uri = self.uri;
+        Arc::try_unwrap(self.file).map_err(|_| {
+            VolumeError::new(ErrorKind::Busy, &uri, "its descriptor is in use in this process")
+        })
+    }
 }
 
 /// Opens it with a claim of our own.

@@ -171,6 +171,23 @@ impl Default for OpenOptions {
     }
 }
 
+/// Opens a block device or file that another process is to serve, with the claim that keeps others
+/// away for as long as a descriptor of it is left; for [`Handed`].
+///
+/// # Errors
+/// As [`open`]'s; also for a volume that is neither.
+pub fn open_to_hand(uri: &str, options: &OpenOptions) -> Result<OwnedFd, VolumeError> {
+    match Uri::parse(uri)? {
+        Uri::Device(path) | Uri::File(path) => {
+            file::FileVolume::open(uri, &path, options)?.into_descriptor()
+        }
+        Uri::Rbd(_) | Uri::Iscsi(_) => {
+            let what = "no descriptor stands for a volume on a network";
+            Err(VolumeError::new(sealblk_block::ErrorKind::Unsupported, &shown(uri), what))
+        }
+    }
+}
+
 /// Opens the volume that `uri` names: see [`Uri`].
 pub fn open(uri: &str, options: &OpenOptions) -> Result<Arc<dyn Volume>, VolumeError> {
     let parsed = Uri::parse(uri)?;

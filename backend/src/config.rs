@@ -187,15 +187,7 @@ pub(crate) fn volume(
     section: VolumeSection,
     for_all: &RotationSection,
 ) -> Result<VolumeConfig, String> {
-    let VolumeSection { name, uri, key, plain, socket, socket_group, socket_mode, .. } = section;
-    if name.is_empty() || name.chars().any(char::is_control) {
-        return Err("`name` must be some printable characters".into());
-    }
-    if uri.is_empty() {
-        return Err("`uri` is empty; e.g. `/dev/vdb` or `file:/var/lib/disk.img`".into());
-    }
-    Uri::parse(&uri).map_err(|e| format!("`uri`: {e}"))?;
-    let protection = match (key, plain) {
+    let protection = match (&section.key, section.plain) {
         (Some(key), false) => Protection::Key(key.parse().map_err(|e| format!("`key`: {e}"))?),
         (None, true) => Protection::Plain,
         (Some(_), true) => return Err("`key` and `plain = true` exclude each other".into()),
@@ -205,6 +197,26 @@ pub(crate) fn volume(
             );
         }
     };
+    protected_volume(section, protection, for_all)
+}
+
+/// The same with a key that the section doesn't name.
+///
+/// # Errors
+/// As [`volume`].
+pub(crate) fn protected_volume(
+    section: VolumeSection,
+    protection: Protection,
+    for_all: &RotationSection,
+) -> Result<VolumeConfig, String> {
+    let VolumeSection { name, uri, socket, socket_group, socket_mode, .. } = section;
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("`name` must be some printable characters".into());
+    }
+    if uri.is_empty() {
+        return Err("`uri` is empty; e.g. `/dev/vdb` or `file:/var/lib/disk.img`".into());
+    }
+    Uri::parse(&uri).map_err(|e| format!("`uri`: {e}"))?;
     let new_key = section.new_key.map(|key| key.parse().map_err(|e| format!("`new_key`: {e}")));
     if new_key.is_some() && protection == Protection::Plain {
         return Err("`plain = true` has no key that `new_key` could follow".into());

@@ -15,8 +15,10 @@ mod daemon;
 mod disk;
 mod growth;
 mod host;
+mod keeper;
 mod limits;
 mod log;
+mod managed;
 mod mend;
 mod metrics;
 mod news;
@@ -35,7 +37,8 @@ use sealblk_block::in_one_line;
 
 pub use crate::agent::sealblk_agent;
 use crate::args::Args;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, DaemonConfig, LogFormat};
+use crate::managed::Managed;
 
 /// The command line or the configuration is wrong. clap uses it too.
 const EXIT_CONFIG: u8 = 2;
@@ -52,6 +55,11 @@ pub fn sealblkd() -> ExitCode {
         // Where standard output is gone, nobody wants to know.
         let _ = write!(std::io::stdout(), "{}", version::text("sealblkd", args.verbose));
         return ExitCode::SUCCESS;
+    }
+    match args.managed() {
+        Ok(None) => {}
+        Ok(Some((daemon, managed))) => return serve_instance(args.kept, daemon, managed),
+        Err(error) => return complain(&error.to_string(), EXIT_CONFIG),
     }
     let check = args.check;
     let config = match args.into_config().and_then(|config| {
@@ -80,10 +88,31 @@ pub fn sealblkd() -> ExitCode {
     }
 }
 
+/// The keeper of an instance's daemon, or the process that serves.
+fn serve_instance(kept: bool, daemon: DaemonConfig, managed: Managed) -> ExitCode {
+    if let Err(error) = log::init(&daemon) {
+        return complain(&error.to_string(), EXIT_CONFIG);
+    }
+    if !kept {
+        return keeper::run();
+    }
+    match run(managed::run(daemon, managed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", in_one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn serve(config: Config) -> anyhow::Result<()> {
+    run(daemon::run(config))
+}
+
+fn run(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     limits::raise();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(daemon::run(config));
+    let result = runtime.block_on(serving);
     // Whatever still runs (a key derivation at a stop during the start) ends with the process.
     runtime.shutdown_background();
     result

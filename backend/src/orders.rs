@@ -1,7 +1,7 @@
 //! What the agent orders of an instance's daemon, and its answers.
 //!
 //! Contract: `RUN_DIR/orders.sock`, transport of `sealblk-rpc`, one JSON object a message; answers are
-//! [`Answer`]s. An order may be repeated: what is done already is done. Policy is the agent's: a
+//! `Answer`s. An order may be repeated: what is done already is done. Policy is the agent's: a
 //! volume's section comes complete, as a file would have it, but for the key, which comes as a
 //! descriptor or is kept here.
 
@@ -11,8 +11,6 @@ use sealblk_api::agent::{KeyAccess, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::config::VolumeSection;
-
-pub(crate) use sealblk_api::agent::{AgentError, Answer, ErrorKind, Gone};
 
 /// The socket for orders.
 pub(crate) fn orders_socket(run_dir: &Path) -> PathBuf {
@@ -31,13 +29,13 @@ pub(crate) enum Order {
     /// Serve a volume: [`Served`]. Descriptors: the key if [`AttachOrder::key`] says so, then the
     /// device if [`AttachOrder::device`] does.
     Attach(Box<AttachOrder>),
-    /// End the session, close the volume, keep its key: [`Gone`].
+    /// End the session, close the volume, keep its key: `Gone`.
     Park { volume: String },
-    /// The same, and forget it: [`Gone`].
+    /// The same, and forget it: `Gone`.
     Detach { volume: String },
     /// [`Disks`]
     List,
-    /// Let go of everything and end, without being started again: [`Gone`] is sent before.
+    /// Let go of everything and end, without being started again: `Gone` is sent before.
     End,
 }
 

@@ -65,3 +65,18 @@ impl fmt::Debug for Held {
         write!(f, "Held({:?})", self.name)
     }
 }
+
+/// The passphrase in a descriptor that another process handed over: its whole content from the start,
+/// wherever its position is. A memfd (sealed or not), or a file.
+///
+/// # Errors
+/// It can't be read, is empty, or longer than [`MAX_KEY_BYTES`].
+pub fn read_handed(descriptor: &OwnedFd) -> Result<SecretBytes, SecretError> {
+    rustix::fs::seek(descriptor, rustix::fs::SeekFrom::Start(0))
+        .map_err(|errno| SecretError::Read(errno.into()))?;
+    let passphrase = SecretBytes::read_from(descriptor, MAX_KEY_BYTES)?;
+    if passphrase.is_empty() {
+        return Err(SecretError::Read(std::io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(passphrase)
+}

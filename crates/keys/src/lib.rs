@@ -12,7 +12,7 @@ mod held;
 mod source;
 
 pub use file::MAX_KEY_BYTES;
-pub use held::Held;
+pub use held::{Held, read_handed};
 pub use source::{KeyError, KeySource, KeySourceError};
 
 use sealblk_secret::SecretBytes;

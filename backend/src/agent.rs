@@ -19,12 +19,15 @@ mod host;
 mod http;
 mod key;
 mod launch;
+mod metrics;
 mod node;
 mod page;
+mod rotations;
 mod server;
 mod source;
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +43,9 @@ use self::args::Args;
 use self::config::AgentConfig;
 use self::counters::Counters;
 use self::host::Ids;
+use self::metrics::Metrics;
 use self::node::Node;
+use self::rotations::Rotations;
 use self::server::{Allowed, Server};
 use crate::config::{ConfigError, DaemonConfig, LogFormat};
 use crate::{limits, log, notify, version};
@@ -112,12 +117,21 @@ fn run(config: AgentConfig, ids: Ids, allowed: Allowed) -> anyhow::Result<()> {
     let listener = server::bind(&socket, group).with_context(what)?;
     let node = Arc::new(node);
     let counters = Arc::new(Counters::default());
-    let server = Arc::new(Server::new(node.clone(), allowed, counters));
+    let rotations = Arc::new(Rotations::new(node.clone()));
+    if let Some(address) = node.config.agent.metrics_listen {
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("`metrics_listen` {address}: cannot listen there"))?;
+        let metrics = Metrics {
+            node: node.clone(),
+            rotations: rotations.clone(),
+            counters: counters.clone(),
+        };
+        start("scrapes", move || Arc::new(metrics).serve(&listener))?;
+    }
+    let server = Arc::new(Server::new(node.clone(), rotations.clone(), allowed, counters));
     let serving = server.clone();
-    std::thread::Builder::new()
-        .name("listener".into())
-        .spawn(move || serving.serve(&listener))
-        .context("starting a thread")?;
+    start("listener", move || serving.serve(&listener))?;
+    start("rotations", move || rotations.look_after())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -140,6 +154,11 @@ fn run(config: AgentConfig, ids: Ids, allowed: Allowed) -> anyhow::Result<()> {
     }
     tracing::info!("ending; the instances' daemons go on");
     Ok(())
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    spawned.map(|_| ()).with_context(|| format!("starting the thread {name}"))
 }
 
 /// Another program of ours.

@@ -8,12 +8,12 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sealblk_api::agent::{AgentError, Answer, ErrorKind};
+use sealblk_api::agent::{AgentError, Answer, ErrorKind, Gone};
 use sealblk_rpc::Connection;
 use serde::de::DeserializeOwned;
 
 use super::error::{error, internal};
-use crate::orders::{AttachOrder, Disks, Gone, Order, Served, orders_socket};
+use crate::orders::{AttachOrder, Disks, Order, Served, orders_socket};
 
 /// How long a daemon may take for what needs no storage.
 const QUICK: Duration = Duration::from_secs(5);

@@ -208,9 +208,10 @@ impl Node {
     ) -> Result<Attached, AgentError> {
         let (agent, volume) = (&self.config.agent, &request.volume);
         let client = self.settled(&request.instance)?;
-        let disks = client.as_ref().map(Client::list).transpose()?;
-        let known = disks.and_then(|disks| disk_of(disks, volume));
-        let found = source::place(volume, &request.source, agent);
+        let known = match &client {
+            Some(client) => self.settled_disk(client, volume)?,
+            None => None,
+        };
         if let (Some(client), Some(known)) = (&client, &known)
             && known.state == "serving"
         {
@@ -221,14 +222,18 @@ impl Node {
                 );
                 return Err(error(ErrorKind::Conflict, message));
             }
-            // Whether its path still leads somewhere is of no matter to who has it open.
-            let uri = found.map_or_else(|_| "/dev/null".to_owned(), |place| place.uri);
+            let uri = source::place(volume, &request.source, agent)?.uri;
             let order = self.order(request, uri, OrderKey::Kept, false, &known.record)?;
             let served = client.attach(order, &[], self.config.ready_timeout)?;
             return Ok(answer(served, false));
         }
-        let place = found?;
+        let place = source::place(volume, &request.source, agent)?;
         let key = self.key_of(request, descriptors, known.as_ref())?;
+        if let (Some(client), Some("failed")) = (&client, known.as_ref().map(|k| k.state.as_str()))
+        {
+            // What can't be taken up holds its device all the same, which is opened anew below.
+            client.park(volume)?;
+        }
         let record = Record {
             source: request.source.clone(),
             key_id: request.key_id.clone(),
@@ -263,6 +268,29 @@ impl Node {
             }
         })?;
         Ok(answer(served, formatted))
+    }
+
+    /// What a daemon has of a volume, once nobody is at work on it.
+    fn settled_disk(
+        &self,
+        client: &Client,
+        volume: &str,
+    ) -> Result<Option<ListedDisk>, AgentError> {
+        let begun = Instant::now();
+        loop {
+            match disk_of(client.list()?, volume) {
+                Some(disk) if disk.state == "starting" => {
+                    if begun.elapsed() > self.config.ready_timeout {
+                        let message = format!(
+                            "volume {volume}: its daemon is still at work on an earlier order"
+                        );
+                        return Err(error(ErrorKind::Timeout, message));
+                    }
+                    host::pause();
+                }
+                disk => return Ok(disk),
+            }
+        }
     }
 
     /// The passphrase that goes to the daemon; none: the daemon has it.

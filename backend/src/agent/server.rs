@@ -20,6 +20,7 @@ use super::counters::Counters;
 use super::error::{error, internal, invalid};
 use super::host;
 use super::node::Node;
+use super::rotations::Rotations;
 use crate::config::ConfigError;
 
 /// Most connections at once.
@@ -82,18 +83,24 @@ pub(super) fn bind(path: &Path, gid: Option<u32>) -> io::Result<Listener> {
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Server {
-    pub(super) node: Arc<Node>,
-    pub(super) allowed: Allowed,
-    pub(super) counters: Arc<Counters>,
+    node: Arc<Node>,
+    rotations: Arc<Rotations>,
+    allowed: Allowed,
+    counters: Arc<Counters>,
     connections: AtomicUsize,
     /// Requests in work.
     working: AtomicUsize,
 }
 
 impl Server {
-    pub(super) fn new(node: Arc<Node>, allowed: Allowed, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        node: Arc<Node>,
+        rotations: Arc<Rotations>,
+        allowed: Allowed,
+        counters: Arc<Counters>,
+    ) -> Self {
         let (connections, working) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { node, allowed, counters, connections, working }
+        Self { node, rotations, allowed, counters, connections, working }
     }
 
     /// Requests that are not answered yet.
@@ -194,8 +201,11 @@ impl Server {
                 encode(node.list(instance.as_deref(), after.as_deref()))
             }
             AgentRequest::Resize { instance, volume } => encode(node.resize(&instance, &volume)),
-            AgentRequest::Status { .. } | AgentRequest::Rotate { .. } => {
-                encode::<()>(Err(error(ErrorKind::Unsupported, "not in this build")))
+            AgentRequest::Status { instance, after } => {
+                encode(self.rotations.status(instance.as_deref(), after.as_deref()))
+            }
+            AgentRequest::Rotate { select, order } => {
+                encode(self.rotations.rotate(&select, &order))
             }
         };
         self.counters.request(about.op, outcome.as_ref().err().map(|error| error.kind));

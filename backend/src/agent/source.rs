@@ -23,10 +23,22 @@ const LOCK_WAIT: Duration = Duration::from_secs(3);
 pub(super) struct Place {
     /// As the daemon's configuration would name it.
     pub(super) uri: String,
-    /// The storage system, by which rotations are limited.
-    pub(super) backend: String,
     /// It is opened here.
     pub(super) local: bool,
+}
+
+/// The storage system that a volume lies on, by which rotations are limited.
+pub(super) fn backend(source: &Source) -> String {
+    match source {
+        Source::Device { .. } | Source::File { .. } => "local".to_owned(),
+        Source::Rbd { image, .. } => {
+            format!("rbd:{}", image.split('/').next().unwrap_or_default())
+        }
+        Source::Iscsi { uri } => match Uri::parse(uri) {
+            Ok(Uri::Iscsi(name)) => format!("iscsi:{}", name.host),
+            _ => "iscsi".to_owned(),
+        },
+    }
 }
 
 /// Checks a source and finds what it names.
@@ -49,28 +61,25 @@ pub(super) fn place(
                     format!("volume {volume}: {path} leads to {uri}, which is not in /dev");
                 return Err(error(ErrorKind::Refused, message));
             }
-            Ok(Place { uri, backend: "local".to_owned(), local: true })
+            Ok(Place { uri, local: true })
         }
         Source::File { path } => {
             check::path("source.path", path)?;
             let real = check::resolve(volume, path, &agent.file_prefixes, "file_prefixes")?;
             let uri = format!("file:{}", text_of(volume, &real)?);
-            Ok(Place { uri, backend: "local".to_owned(), local: true })
+            Ok(Place { uri, local: true })
         }
         Source::Rbd { image, conf, user, keyring, mon_hosts } => {
             let uri = rbd(volume, image, conf, user, keyring, mon_hosts, agent)?;
-            let pool = image.split('/').next().unwrap_or_default();
-            Ok(Place { uri, backend: format!("rbd:{pool}"), local: false })
+            Ok(Place { uri, local: false })
         }
         Source::Iscsi { uri } => {
             check::text("source.uri", uri)?;
             if !uri.starts_with("iscsi://") {
                 return Err(invalid("`source.uri` must begin with iscsi://"));
             }
-            let Uri::Iscsi(name) = parse(volume, uri)? else {
-                return Err(invalid("`source.uri` must begin with iscsi://"));
-            };
-            Ok(Place { uri: uri.clone(), backend: format!("iscsi:{}", name.host), local: false })
+            parse(volume, uri)?;
+            Ok(Place { uri: uri.clone(), local: false })
         }
     }
 }
@@ -216,7 +225,7 @@ mod tests {
             place.uri,
             "rbd:vol%20umes/a%40b%3Fc%26d%25?conf=%2Fc%2Fceph.conf&user=cin%20der"
         );
-        assert_eq!((place.backend.as_str(), place.local), ("rbd:vol umes", false));
+        assert_eq!((backend(&source).as_str(), place.local), ("rbd:vol umes", false));
         let Uri::Rbd(name) = Uri::parse(&place.uri).unwrap() else { panic!() };
         assert_eq!((name.pool.as_str(), name.image.as_str()), ("vol umes", "a@b?c&d%"));
         assert_eq!(name.conf, Some("/c/ceph.conf".into()));
@@ -228,8 +237,8 @@ mod tests {
     #[test]
     fn a_logical_unit_is_named_by_its_host() {
         let source = Source::Iscsi { uri: "iscsi://u%pw@h:3261/iqn.2024-01.x:y/1".to_owned() };
-        let place = place("v", &source, &agent()).unwrap();
-        assert_eq!(place.backend, "iscsi:h");
+        place("v", &source, &agent()).unwrap();
+        assert_eq!(backend(&source), "iscsi:h");
         let bad = Source::Iscsi { uri: "iscsi://u%hidden@h/x/1".to_owned() };
         let error = super::place("v", &bad, &agent()).unwrap_err();
         assert!(!error.message.contains("hidden"), "{error}");

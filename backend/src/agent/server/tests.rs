@@ -20,7 +20,7 @@ fn talk(allowed: bool, requests: &[&[u8]]) -> (Vec<Value>, Arc<Counters>) {
     let node = Arc::new(Node::new(config, ids, "/bin/false".into()).unwrap());
     let counters = Arc::new(Counters::default());
     let uids = Allowed(if allowed { vec![uid] } else { Vec::new() });
-    let server = Server::new(node, uids, counters.clone());
+    let server = Server::new(node.clone(), Arc::new(Rotations::new(node)), uids, counters.clone());
     let (ours, theirs) = Connection::pair().unwrap();
     let answers = std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -194,6 +194,7 @@ impl Args {
                     luks: single.luks,
                     uuid: single.uuid,
                     rotation: None,
+                    limits: None,
                 },
             );
         };

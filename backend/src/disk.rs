@@ -19,7 +19,7 @@ use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_volume::{OpenOptions, Volume};
 
 use crate::aging::Aging;
-use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
+use crate::config::{self, OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::growth::{Growth, Layout, is_dynamic};
 use crate::host::Host;
 use crate::mend::mend_header;
@@ -186,6 +186,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         discard: profile.discard.is_some(),
         serial,
         encryption: unlocked.encryption,
+        limits: config.limits.shown(),
         ..VolumeStatus::default()
     };
     Ok(Opened {
@@ -455,6 +456,7 @@ fn engine_config(config: &VolumeConfig) -> EngineConfig {
             OnError::Hold => sealblk_engine::OnError::Hold,
         },
         hold_limit: config.hold_limit,
+        limits: config::engine_limits(&config.limits),
         implementation: config.cipher.into(),
         name: config.name.clone(),
         ..EngineConfig::default()

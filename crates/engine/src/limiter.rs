@@ -12,8 +12,7 @@
 //! Invariant: what goes within any time is at most the bucket's size, plus rate times that time,
 //! plus one request. Where several buckets hold a request, the time that it waits for one of them
 //! counts for the others, too: there it is one request of each queue and direction.
-//! Deliberately absent: timers and queues ([`crate::throttle`]), a clock (it is handed in), and
-//! QEMU's `iops-size`.
+//! Deliberately absent: timers and queues ([`crate::throttle`]), and a clock: it is handed in.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -54,6 +53,8 @@ enum Unit {
 #[derive(Debug)]
 pub(crate) struct Limiter {
     buckets: Vec<Bucket>,
+    /// Bytes of a request that counts as one; none: all do.
+    request_bytes: Option<u64>,
     epoch: Instant,
 }
 
@@ -94,7 +95,8 @@ impl Limiter {
                 buckets.push(bucket(burst.per_second.max(1), depth));
             }
         }
-        (!buckets.is_empty()).then(|| Self { buckets, epoch: Instant::now() })
+        let request_bytes = Some(limits.request_bytes).filter(|&bytes| bytes > 0);
+        (!buckets.is_empty()).then(|| Self { buckets, request_bytes, epoch: Instant::now() })
     }
 
     /// An instant of the system's clock as one of here.
@@ -109,12 +111,14 @@ impl Limiter {
         let concerned = |bucket: &&Bucket| bucket.direction.is_none_or(|one| one == direction);
         let buckets = self.buckets.iter().filter(concerned);
         buckets.fold(now, |due, bucket| {
-            let amount = match bucket.unit {
-                Unit::Bytes => bytes,
-                Unit::Requests => 1,
+            let (amount, of) = match (bucket.unit, self.request_bytes) {
+                // What moves no data has nothing to do with bytes.
+                (Unit::Bytes, _) if bytes == 0 => return due,
+                (Unit::Bytes, _) => (bytes, 1),
+                (Unit::Requests, Some(one)) if bytes > one => (bytes, one),
+                (Unit::Requests, _) => (1, 1),
             };
-            // What moves no data has nothing to do with bytes.
-            if amount == 0 { due } else { due.max(bucket.charge(amount, now)) }
+            due.max(bucket.charge(amount, of, now))
         })
     }
 }
@@ -125,8 +129,10 @@ pub(crate) fn until(due: u64, now: u64) -> Duration {
 }
 
 impl Bucket {
-    fn charge(&self, amount: u64, now: u64) -> u64 {
-        let cost = ticks(u128::from(amount), self.per_second, u128::div_ceil);
+    /// Charges `amount`, counted in parts of which `of` are one.
+    fn charge(&self, amount: u64, of: u64, now: u64) -> u64 {
+        let per_second = u128::from(self.per_second) * u128::from(of);
+        let cost = ticks(u128::from(amount), per_second, u128::div_ceil);
         let most = now.saturating_add(self.depth).saturating_add(WAIT_MAX);
         let charged =
             |empty_at: u64| Some(empty_at.max(now).saturating_add(cost).min(most.max(empty_at)));
@@ -139,13 +145,13 @@ impl Bucket {
 fn depth(rate: &Rate) -> u64 {
     let Some(burst) = rate.burst else { return TICKS_PER_SECOND / PER_SECOND_AT_ONCE };
     let size = u128::from(burst.per_second) * u128::from(burst.seconds.max(1));
-    ticks(size, rate.per_second, |ticks, rate| ticks / rate).min(DEPTH_MAX)
+    ticks(size, u128::from(rate.per_second), |ticks, rate| ticks / rate).min(DEPTH_MAX)
 }
 
 /// How long so much takes at a rate.
-fn ticks(amount: u128, per_second: u64, divide: impl Fn(u128, u128) -> u128) -> u64 {
+fn ticks(amount: u128, per_second: u128, divide: impl Fn(u128, u128) -> u128) -> u64 {
     let ticks = amount.saturating_mul(u128::from(TICKS_PER_SECOND));
-    u64::try_from(divide(ticks, u128::from(per_second))).unwrap_or(u64::MAX)
+    u64::try_from(divide(ticks, per_second)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

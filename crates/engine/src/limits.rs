@@ -19,6 +19,8 @@ pub struct Limits {
     pub read_requests: Option<Rate>,
     /// Write, write-zeroes and discard requests.
     pub write_requests: Option<Rate>,
+    /// A request of more bytes than this counts as several of this size. Zero: each counts as one.
+    pub request_bytes: u64,
 }
 
 /// So much per second.

@@ -215,6 +215,17 @@ fn a_queue_with_few_requests_stands_behind_one_request_of_a_busy_one() {
 }
 
 #[test]
+fn large_requests_count_as_several_where_a_size_is_given() {
+    let sized = |request_bytes| {
+        let limits = Limits { total_requests: rate(1), request_bytes, ..Limits::default() };
+        let limiter = limiter(limits);
+        limiter.reserve(Direction::Read, 6144, 0);
+        limiter.reserve(Direction::Read, 512, 0) + SECOND / 10
+    };
+    assert_eq!([0, 8192, 6144, 4096, 512].map(sized), [2, 2, 2, 3, 24].map(|n| n * SECOND / 2));
+}
+
+#[test]
 fn absurd_numbers_do_not_overflow() {
     let most = Some(Rate {
         per_second: u64::MAX,

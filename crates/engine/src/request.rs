@@ -1,7 +1,7 @@
 //! The life of a request: taken, begun, waiting for its limit or for room, completed.
 
 use sealblk_block::{Op, Status};
-use sealblk_virtqueue::blk::{self, Refusal, Request};
+use sealblk_virtqueue::blk::{self, Refusal};
 
 use crate::broken;
 use crate::fence::Admission;
@@ -84,20 +84,21 @@ impl Worker {
         self.slots.started();
         self.stats.in_flight.set(self.slots.busy() as u64);
         if !self.throttles(head, request.op) {
-            self.proceed(head, &request);
+            self.proceed(head, request.op);
         }
     }
 
     /// Goes on with a request that is in its slot and within the disk's limits.
     #[inline]
-    pub(super) fn proceed(&mut self, head: u16, request: &Request) {
-        let Some(queue) = &mut self.queue else { return };
+    pub(super) fn proceed(&mut self, head: u16, op: Op) {
         self.sample.begins(head);
-        match request.op {
+        match op {
             Op::GetId => {
                 let slot = self.slots.get_mut(head);
-                let memory = queue.virtqueue.memory();
-                slot.status = Some(blk::write_id(memory, request, &slot.chain, &self.profile));
+                if let (Some(queue), Some(request)) = (&self.queue, &slot.request) {
+                    let memory = queue.virtqueue.memory();
+                    slot.status = Some(blk::write_id(memory, request, &slot.chain, &self.profile));
+                }
                 self.complete(head);
             }
             // Another client has the volume.

@@ -155,6 +155,8 @@ impl Worker {
         self.throttle.limiter.is_some() && self.parks(head, op)
     }
 
+    // Out of the way of disks without limits.
+    #[cold]
     fn parks(&mut self, head: u16, op: Op) -> bool {
         let Some(direction) = direction(op) else { return false };
         // It ends without any I/O.
@@ -176,6 +178,7 @@ impl Worker {
 
     /// Goes on with what waited for a limit and may go, or with all of it (`lifted`); whether there
     /// was something.
+    #[cold]
     pub(super) fn go_on_throttled(&mut self, lifted: bool) -> bool {
         let now = Instant::now();
         let lifted = lifted || self.path.is_fenced();
@@ -190,6 +193,7 @@ impl Worker {
         any
     }
 
+    #[cold]
     fn unthrottle(&mut self, request: Parked, now: Instant) {
         let waited = now.saturating_duration_since(request.since).as_nanos();
         self.stats.throttled_ns.add(u64::try_from(waited).unwrap_or(u64::MAX));
@@ -197,7 +201,7 @@ impl Worker {
         slot.parked = false;
         slot.waits = false;
         let Some(begun) = slot.request else { broken("a request that waited for a limit is gone") };
-        self.proceed(request.head, &begun);
+        self.proceed(request.head, begun.op);
     }
 
     /// Other limits: what waits is charged anew, by them.

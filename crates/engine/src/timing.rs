@@ -1,0 +1,263 @@
+//! Where the time of a request goes, seen on some of them: [`crate::latency`] counts what comes out.
+//!
+//! Contract: one request in [`MEAN`] is watched, at random, so that no rhythm of the guest (every
+//! tenth request is a flush) hides or doubles a kind. A request that is not watched costs a
+//! comparison where it begins and one at each later step; the clock is read for watched ones only.
+//! Nothing is allocated after [`Stopwatch::new`].
+//!
+//! Deliberately absent: how long a request lay in the available ring before the thread took it. The
+//! guest leaves no time there.
+
+use std::time::{Duration, Instant};
+
+use crate::latency::Taken;
+
+/// On average one request of so many is watched.
+pub(crate) const MEAN: u32 = 16;
+
+/// The requests of a queue that are watched.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    /// Requests to let pass before the next one is watched.
+    pass: u32,
+    random: u32,
+    /// Watched requests in work.
+    running: u32,
+    /// By head.
+    times: Box<[Option<Times>]>,
+}
+
+/// A watched request.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    began: Instant,
+    /// Its I/Os at the volume, and since when there is one.
+    out: u32,
+    out_since: Instant,
+    volume: Duration,
+    cipher: Duration,
+    /// The part of `cipher` during which none of its I/Os was at the volume.
+    cipher_alone: Duration,
+}
+
+impl Stopwatch {
+    /// For a queue with so many descriptors; `seed`: queues shall not watch in step.
+    pub(crate) fn new(queue_size_max: u16, seed: u16) -> Self {
+        let times = vec![None; usize::from(queue_size_max)].into_boxed_slice();
+        Self { pass: 0, random: 0x9e37_79b9 ^ u32::from(seed), running: 0, times }
+    }
+
+    /// A request begins.
+    #[inline]
+    pub(crate) fn begins(&mut self, head: u16) {
+        if self.pass > 0 {
+            self.pass -= 1;
+            return;
+        }
+        self.watch(head);
+    }
+
+    #[cold]
+    fn watch(&mut self, head: u16) {
+        // xorshift32 (Marsaglia 2003).
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        // 0 to 2 MEAN - 2 let pass: one in MEAN on average.
+        self.pass = self.random % (2 * MEAN - 1);
+        let began = now();
+        if let Some(place) = self.times.get_mut(usize::from(head)) {
+            self.running += u32::from(place.is_none());
+            *place = Some(Times {
+                began,
+                out: 0,
+                out_since: began,
+                volume: Duration::ZERO,
+                cipher: Duration::ZERO,
+                cipher_alone: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Its times, if it is watched.
+    #[inline]
+    fn of(&mut self, head: u16) -> Option<&mut Times> {
+        if self.running == 0 {
+            return None;
+        }
+        self.times.get_mut(usize::from(head))?.as_mut()
+    }
+
+    /// An I/O of a request goes to the volume.
+    #[inline]
+    pub(crate) fn left(&mut self, head: u16) {
+        if let Some(times) = self.of(head) {
+            if times.out == 0 {
+                times.out_since = now();
+            }
+            times.out += 1;
+        }
+    }
+
+    /// An I/O of a request came back, done or not.
+    #[inline]
+    pub(crate) fn came_back(&mut self, head: u16) {
+        if let Some(times) = self.of(head) {
+            times.out = times.out.saturating_sub(1);
+            if times.out == 0 {
+                times.volume += now().duration_since(times.out_since);
+            }
+        }
+    }
+
+    /// The cipher begins on data of a request; the answer goes to [`Self::cipher_ends`].
+    #[inline]
+    pub(crate) fn cipher_begins(&mut self, head: u16) -> Option<Instant> {
+        self.of(head).map(|_| now())
+    }
+
+    /// The cipher has done what it began.
+    #[inline]
+    pub(crate) fn cipher_ends(&mut self, head: u16, since: Option<Instant>) {
+        if let (Some(since), Some(times)) = (since, self.of(head)) {
+            let took = now().duration_since(since);
+            times.cipher += took;
+            if times.out == 0 {
+                times.cipher_alone += took;
+            }
+        }
+    }
+
+    /// A request ends; its times, if it was watched.
+    #[inline]
+    pub(crate) fn ends(&mut self, head: u16) -> Option<Taken> {
+        if self.running == 0 {
+            return None;
+        }
+        let times = self.times.get_mut(usize::from(head))?.take()?;
+        self.running -= 1;
+        let total = now().duration_since(times.began);
+        Some(Taken {
+            total_ns: nanoseconds(total),
+            queue_ns: nanoseconds(total.saturating_sub(times.volume + times.cipher_alone)),
+            cipher_ns: nanoseconds(times.cipher),
+            volume_ns: nanoseconds(times.volume),
+        })
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(not(test))]
+#[inline]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Tests turn the clock themselves.
+#[cfg(test)]
+fn now() -> Instant {
+    tests::CLOCK.with(std::cell::Cell::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        pub(super) static CLOCK: Cell<Instant> = Cell::new(Instant::now());
+    }
+
+    fn pass(ns: u64) {
+        CLOCK.with(|clock| clock.set(clock.get() + Duration::from_nanos(ns)));
+    }
+
+    /// A queue that watches the next request.
+    fn watching() -> Stopwatch {
+        let mut watch = Stopwatch::new(64, 0);
+        watch.begins(7);
+        watch
+    }
+
+    #[test]
+    fn one_request_in_sixteen_is_watched_whatever_the_rhythm() {
+        for rhythm in [2, 3, 8, 16, 17] {
+            let mut watch = Stopwatch::new(64, 3);
+            let (mut all, mut on_the_beat) = (0u32, 0u32);
+            let requests = 160_000;
+            for n in 0..requests {
+                watch.begins(n as u16 % 64);
+                if watch.ends(n as u16 % 64).is_some() {
+                    all += 1;
+                    on_the_beat += u32::from(n % rhythm == 0);
+                }
+            }
+            let near = |is: u32, expected: u32| is.abs_diff(expected) < expected / 10;
+            assert!(near(all, requests / MEAN), "{all}");
+            assert!(near(on_the_beat, all / rhythm), "{rhythm}: {on_the_beat} of {all}");
+        }
+    }
+
+    #[test]
+    fn the_stages_of_a_read_add_up() {
+        let mut watch = watching();
+        pass(10);
+        watch.left(7);
+        pass(500);
+        watch.came_back(7);
+        pass(3);
+        let cipher = watch.cipher_begins(7);
+        pass(80);
+        watch.cipher_ends(7, cipher);
+        pass(1);
+        let taken = watch.ends(7);
+        let right = Taken { total_ns: 594, queue_ns: 14, cipher_ns: 80, volume_ns: 500 };
+        assert_eq!(taken, Some(right));
+        assert_eq!(watch.ends(7), None);
+    }
+
+    #[test]
+    fn parts_that_overlap_are_counted_once_at_the_volume() {
+        let mut watch = watching();
+        for _ in 0..2 {
+            let cipher = watch.cipher_begins(7);
+            pass(100);
+            watch.cipher_ends(7, cipher);
+            watch.left(7);
+            pass(1);
+        }
+        pass(1000);
+        watch.came_back(7);
+        pass(50);
+        watch.came_back(7);
+        let right = Taken { total_ns: 1252, queue_ns: 0, cipher_ns: 200, volume_ns: 1152 };
+        assert_eq!(watch.ends(7), Some(right));
+    }
+
+    #[test]
+    fn what_is_held_waits_in_the_queue() {
+        let mut watch = watching();
+        for _ in 0..2 {
+            watch.left(7);
+            pass(20);
+            watch.came_back(7);
+            pass(5000);
+        }
+        let right = Taken { total_ns: 10_040, queue_ns: 10_000, cipher_ns: 0, volume_ns: 40 };
+        assert_eq!(watch.ends(7), Some(right));
+    }
+
+    #[test]
+    fn a_request_that_is_not_watched_leaves_no_trace() {
+        let mut watch = watching();
+        watch.left(8);
+        assert_eq!(watch.cipher_begins(8), None);
+        watch.came_back(8);
+        assert_eq!(watch.ends(8), None);
+        assert!(watch.ends(7).is_some());
+    }
+}

@@ -42,8 +42,9 @@ pub use grow::Grower;
 pub use key_switch::{GuestLoad, KeySwitch, SwitchError, Switchboard};
 pub use latency::{HistogramCounts, Kind, Latency, Stage};
 pub use limits::{Burst, Limits, Rate};
-pub use loss::{PathState, PathView, StoragePath};
+pub use loss::{PathNews, PathState, PathView, StoragePath};
 pub use stats::{Counter, QueueCounts, QueueStats};
+pub use timing::TIMED_ONE_IN;
 
 /// An invariant of this program does not hold: says so and dies, before anything is written on
 /// that ground.

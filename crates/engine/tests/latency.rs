@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use driver::*;
-use sealblk_engine::{HistogramCounts, Kind, OnError, Stage};
+use sealblk_engine::{HistogramCounts, Kind, OnError, Stage, TIMED_ONE_IN};
 use sealblk_virtqueue::QueueHost;
 use sealblk_volume::{FaultyVolume, LaneOp, Verdict, Volume};
 
@@ -22,7 +22,7 @@ fn every_kind_has_its_own_times_and_no_stage_is_longer_than_the_whole() {
     let mut driver = Driver::new(default_features());
     driver.start(&mut disk, 0);
     let data = pattern(4096, 1);
-    let rounds = 400;
+    let rounds = 1600;
     for _ in 0..rounds {
         assert_eq!(driver.write(8, &data), 0);
         assert_eq!(driver.read(8, 4096).0, 0);
@@ -38,7 +38,8 @@ fn every_kind_has_its_own_times_and_no_stage_is_longer_than_the_whole() {
             assert_eq!(number(&total), 0);
             continue;
         }
-        let few = rounds / 16 / 4..rounds / 16 * 4;
+        let expected = rounds / u64::from(TIMED_ONE_IN);
+        let few = expected / 4..expected * 4;
         assert!(few.contains(&number(&total)), "{kind:?}: {}", number(&total));
         // One I/O per request: its stages follow each other.
         assert_eq!(stages.iter().map(|stage| stage.sum).sum::<u64>(), total.sum);

@@ -25,6 +25,8 @@ use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use crate::audit;
+use crate::metrics::VolumeLatency;
 use crate::socket::{self, SocketError, SocketFile};
 
 /// Path of a volume's rotation, as [`sealblk_api::rotation_path`] makes it.
@@ -48,6 +50,11 @@ pub(crate) enum Refused {
 /// What the API tells: asked for anew by each request.
 pub(crate) trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
+
+    /// How long the requests of each volume took, for [`crate::metrics`].
+    fn latencies(&self) -> Vec<VolumeLatency> {
+        Vec::new()
+    }
 
     /// Where the rotation of a volume is.
     fn rotation(&self, volume: &str) -> Result<Rotation, Refused>;
@@ -153,11 +160,31 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    if allowed.permits(peer) {
-        return next.run(request).await;
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = if allowed.permits(peer) {
+        next.run(request).await
+    } else {
+        tracing::warn!(uid = peer.0, path, "control request refused");
+        refuse(StatusCode::FORBIDDEN, "only root and the daemon's own user may ask")
+    };
+    let action = answer.extensions().get::<Action>().map(|action| action.0);
+    audit::request(peer.0, method.as_str(), &path, action, answer.status().as_u16());
+    answer
+}
+
+/// What an order was, for the audit log: travels with the answer.
+#[derive(Debug, Clone, Copy)]
+struct Action(&'static str);
+
+impl Action {
+    fn of(order: &RotationOrder) -> Self {
+        Self(match order {
+            RotationOrder::Start { .. } => "start",
+            RotationOrder::Pause => "pause",
+            RotationOrder::Resume => "resume",
+            RotationOrder::Throttle { .. } => "throttle",
+        })
     }
-    tracing::warn!(uid = peer.0, path = request.uri().path(), "control request refused");
-    refuse(StatusCode::FORBIDDEN, "only root and the daemon's own user may ask")
 }
 
 async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
@@ -177,12 +204,14 @@ async fn order(
     Json(order): Json<RotationOrder>,
 ) -> Response {
     tracing::info!(disk = volume, ?order, "rotation: an order came");
-    let name = volume.clone();
+    let (name, action) = (volume.clone(), Action::of(&order));
     let outcome = tokio::task::spawn_blocking(move || source.order(&name, order)).await;
-    answer(
+    let mut answer = answer(
         &volume,
         outcome.unwrap_or_else(|_| Err(Refused::Conflict("a defect; see the log".into()))),
-    )
+    );
+    answer.extensions_mut().insert(action);
+    answer
 }
 
 async fn resize(
@@ -214,7 +243,8 @@ async fn health() -> Json<Health> {
 }
 
 async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
-    let text = crate::metrics::render(&source.status());
+    let now = crate::aging::wall_clock();
+    let text = crate::metrics::render(&source.status(), &source.latencies(), now);
     ([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
 }
 

@@ -9,6 +9,7 @@
 mod agent;
 mod aging;
 mod args;
+mod audit;
 mod config;
 mod control;
 mod daemon;

@@ -112,6 +112,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 
 fn run(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     limits::raise();
+    let _audit = audit::start(config.daemon.audit_log.as_ref(), None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(serving);
     // Whatever still runs (a key derivation at a stop during the start) ends with the process.

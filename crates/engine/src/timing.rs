@@ -22,10 +22,10 @@ pub(crate) struct Stopwatch {
     /// Requests to let pass before the next one is watched.
     pass: u32,
     random: u32,
-    /// Watched requests in work.
-    running: u32,
+    /// A bit for each head that is watched: all that a request which isn't touches.
+    watched: Box<[u64]>,
     /// By head.
-    times: Box<[Option<Times>]>,
+    times: Box<[Times]>,
 }
 
 /// A watched request.
@@ -44,8 +44,10 @@ struct Times {
 impl Stopwatch {
     /// For a queue with so many descriptors; `seed`: queues shall not watch in step.
     pub(crate) fn new(queue_size_max: u16, seed: u16) -> Self {
-        let times = vec![None; usize::from(queue_size_max)].into_boxed_slice();
-        Self { pass: 0, random: 0x9e37_79b9 ^ u32::from(seed), running: 0, times }
+        let now = now();
+        let times = vec![Times::at(now); usize::from(queue_size_max)].into_boxed_slice();
+        let watched = vec![0; times.len().div_ceil(64)].into_boxed_slice();
+        Self { pass: 0, random: 0x9e37_79b9 ^ u32::from(seed), watched, times }
     }
 
     /// A request begins.
@@ -66,84 +68,114 @@ impl Stopwatch {
         self.random ^= self.random << 5;
         // 0 to 2 TIMED_ONE_IN - 2 let pass: the mean is right.
         self.pass = self.random % (2 * TIMED_ONE_IN - 1);
-        let began = now();
-        if let Some(place) = self.times.get_mut(usize::from(head)) {
-            self.running += u32::from(place.is_none());
-            *place = Some(Times {
-                began,
-                out: 0,
-                out_since: began,
-                volume: Duration::ZERO,
-                cipher: Duration::ZERO,
-                cipher_alone: Duration::ZERO,
-            });
+        if let Some(times) = self.times.get_mut(usize::from(head))
+            && let Some(word) = self.watched.get_mut(usize::from(head / 64))
+        {
+            *times = Times::at(now());
+            *word |= 1 << (head % 64);
         }
     }
 
-    /// Its times, if it is watched.
     #[inline]
-    fn of(&mut self, head: u16) -> Option<&mut Times> {
-        if self.running == 0 {
-            return None;
-        }
-        self.times.get_mut(usize::from(head))?.as_mut()
+    fn is_watched(&self, head: u16) -> bool {
+        self.watched.get(usize::from(head / 64)).is_some_and(|word| word >> (head % 64) & 1 != 0)
     }
 
     /// An I/O of a request goes to the volume.
     #[inline]
     pub(crate) fn left(&mut self, head: u16) {
-        if let Some(times) = self.of(head) {
-            if times.out == 0 {
-                times.out_since = now();
-            }
-            times.out += 1;
+        if self.is_watched(head) {
+            self.of(head).left();
         }
     }
 
     /// An I/O of a request came back, done or not.
     #[inline]
     pub(crate) fn came_back(&mut self, head: u16) {
-        if let Some(times) = self.of(head) {
-            times.out = times.out.saturating_sub(1);
-            if times.out == 0 {
-                times.volume += now().duration_since(times.out_since);
-            }
+        if self.is_watched(head) {
+            self.of(head).came_back();
         }
     }
 
     /// The cipher begins on data of a request; the answer goes to [`Self::cipher_ends`].
     #[inline]
     pub(crate) fn cipher_begins(&mut self, head: u16) -> Option<Instant> {
-        self.of(head).map(|_| now())
+        self.is_watched(head).then(now)
     }
 
     /// The cipher has done what it began.
     #[inline]
     pub(crate) fn cipher_ends(&mut self, head: u16, since: Option<Instant>) {
-        if let (Some(since), Some(times)) = (since, self.of(head)) {
-            let took = now().duration_since(since);
-            times.cipher += took;
-            if times.out == 0 {
-                times.cipher_alone += took;
-            }
+        if let Some(since) = since {
+            self.of(head).sealed(since);
         }
     }
 
     /// A request ends; its times, if it was watched.
     #[inline]
     pub(crate) fn ends(&mut self, head: u16) -> Option<Taken> {
-        if self.running == 0 {
+        if !self.is_watched(head) {
             return None;
         }
-        let times = self.times.get_mut(usize::from(head))?.take()?;
-        self.running -= 1;
-        let total = now().duration_since(times.began);
-        Some(Taken {
+        if let Some(word) = self.watched.get_mut(usize::from(head / 64)) {
+            *word &= !(1 << (head % 64));
+        }
+        Some(self.of(head).taken())
+    }
+
+    /// The times of a head that is watched.
+    fn of(&mut self, head: u16) -> &mut Times {
+        &mut self.times[usize::from(head)]
+    }
+}
+
+/// Out of line: rare.
+impl Times {
+    fn at(now: Instant) -> Self {
+        Self {
+            began: now,
+            out: 0,
+            out_since: now,
+            volume: Duration::ZERO,
+            cipher: Duration::ZERO,
+            cipher_alone: Duration::ZERO,
+        }
+    }
+
+    #[cold]
+    fn left(&mut self) {
+        if self.out == 0 {
+            self.out_since = now();
+        }
+        self.out += 1;
+    }
+
+    #[cold]
+    fn came_back(&mut self) {
+        self.out = self.out.saturating_sub(1);
+        if self.out == 0 {
+            self.volume += now().duration_since(self.out_since);
+        }
+    }
+
+    #[cold]
+    fn sealed(&mut self, since: Instant) {
+        let took = now().duration_since(since);
+        self.cipher += took;
+        if self.out == 0 {
+            self.cipher_alone += took;
+        }
+    }
+
+    #[cold]
+    fn taken(&self) -> Taken {
+        let total = now().duration_since(self.began);
+        Taken {
             total_ns: nanoseconds(total),
-            queue_ns: nanoseconds(total.saturating_sub(times.volume + times.cipher_alone)),
-            cipher_ns: nanoseconds(times.cipher),
-            volume_ns: nanoseconds(times.volume),
-        })
+            queue_ns: nanoseconds(total.saturating_sub(self.volume + self.cipher_alone)),
+            cipher_ns: nanoseconds(self.cipher),
+            volume_ns: nanoseconds(self.volume),
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! user, or whoever the socket's group lets in). Of what it may order, nothing can lose data: a
 //! rotation is begun, paused, and given a pace.
 
+mod openapi;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,8 +20,8 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use sealblk_api::{
-    HEALTH_PATH, Health, METRICS_PATH, Refusal, Resize, Rotation, RotationOrder, STATUS_PATH,
-    Status,
+    HEALTH_PATH, Health, METRICS_PATH, OPENAPI_PATH, Refusal, Resize, Rotation, RotationOrder,
+    STATUS_PATH, Status,
 };
 use serde::Serialize;
 use tokio::net::UnixListener;
@@ -133,6 +135,7 @@ fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
         .route(STATUS_PATH, get(status))
         .route(HEALTH_PATH, get(health))
         .route(METRICS_PATH, get(metrics))
+        .route(OPENAPI_PATH, get(openapi::openapi))
         .route(ROTATION_ROUTE, get(rotation).post(order))
         .route(RESIZE_ROUTE, post(resize))
         .fallback(unknown)

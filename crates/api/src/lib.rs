@@ -8,10 +8,12 @@
 
 pub mod agent;
 mod limits;
+mod openapi;
 mod resize;
 mod rotation;
 
 pub use limits::{Limits, LimitsError, RateLimit};
+pub use openapi::{DOCUMENT, OPENAPI_PATH};
 pub use resize::{Resize, resize_path};
 pub use rotation::{KeyAge, Rotation, RotationOrder, RotationState, rotation_path};
 use serde::{Deserialize, Serialize};

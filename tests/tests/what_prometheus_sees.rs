@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use sealblk_tests::{Document, Load, Rotating, TestVolume, until};
+use sealblk_tests::{Document, Load, Pattern, Rotating, TestVolume, until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -92,10 +92,10 @@ fn expressions(json: &Value, found: &mut Vec<String>) {
 
 /// Puts a mixed load on the disk for at least so many requests.
 fn load(world: &Rotating, requests: u64) -> Result<()> {
-    let mut load = Load::new(vec![0; 16 * MIB as usize], 1, 16, true);
+    let content = Pattern(83).bytes(0, 16 << 20);
+    let mut load = Load::new(content.clone(), 1, 16, true);
     let mut client = load.connect(world.daemon.socket())?;
-    // What a new volume holds is nothing that anybody knows.
-    client.write_zeroes(0, 16 * MIB, false)?;
+    client.write(0, &content)?;
     load.run(&mut client, |done| Ok(done >= requests))?;
     load.check_all(&mut client)
 }

@@ -113,14 +113,16 @@ pub(crate) fn start(target: Option<&Target>, instance: Option<&str>) -> anyhow::
     Ok(guard)
 }
 
-/// Opens the file anew at every SIGHUP, as logrotate wants it. To be called within the runtime.
+/// Opens the file anew at every SIGHUP, as logrotate wants it. To be called within the runtime. Without
+/// a file the signal does nothing: it is sent to all daemons alike, and must end none.
 pub(crate) fn reopen_on_hangup() -> anyhow::Result<()> {
-    let Some(audit) = AUDIT.get() else { return Ok(()) };
     let mut hangups = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
-            // A queue that is full has no room for what could wait anyway.
-            let _ = audit.lines.try_send(Message::Reopen);
+            if let Some(audit) = AUDIT.get() {
+                // A queue that is full has no room for what could wait anyway.
+                let _ = audit.lines.try_send(Message::Reopen);
+            }
         }
     });
     Ok(())

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -139,6 +140,7 @@ fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
         .route(ROTATION_ROUTE, get(rotation).post(order))
         .route(RESIZE_ROUTE, post(resize))
         .fallback(unknown)
+        .method_not_allowed_fallback(not_so)
         .layer(middleware::from_fn_with_state(allowed, guard))
         .layer(middleware::from_fn(whole))
         .with_state(source)
@@ -204,8 +206,12 @@ async fn rotation(
 async fn order(
     State(source): State<Arc<dyn Source>>,
     UrlPath(volume): UrlPath<String>,
-    Json(order): Json<RotationOrder>,
+    order: Result<Json<RotationOrder>, JsonRejection>,
 ) -> Response {
+    let order = match order {
+        Ok(Json(order)) => order,
+        Err(error) => return refuse(error.status(), &error.body_text()),
+    };
     tracing::info!(disk = volume, ?order, "rotation: an order came");
     let (name, action) = (volume.clone(), Action::of(&order));
     let outcome = tokio::task::spawn_blocking(move || source.order(&name, order)).await;
@@ -254,6 +260,12 @@ async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
 async fn unknown(request: Request) -> Response {
     let text = format!("there is no {}; see docs/operations.md", request.uri().path());
     refuse(StatusCode::NOT_FOUND, &text)
+}
+
+async fn not_so(request: Request) -> Response {
+    let text =
+        format!("{} has no {}; see docs/operations.md", request.uri().path(), request.method());
+    refuse(StatusCode::METHOD_NOT_ALLOWED, &text)
 }
 
 fn refuse(code: StatusCode, error: &str) -> Response {
@@ -368,7 +380,8 @@ mod tests {
         let answer = post(&path, r#"{"action":"pause"}"#).await;
         assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("not now"), "{answer}");
         let answer = post(&path, r#"{"action":"explode"}"#).await;
-        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+        assert!(answer.contains("{\"error\":\"") && answer.contains("explode"), "{answer}");
     }
 
     #[tokio::test]
@@ -378,7 +391,7 @@ mod tests {
         let answer = post(&sealblk_api::resize_path("b"), "").await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
         let answer = ask(me(), &sealblk_api::resize_path("a b")).await;
-        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("{\"error\":"), "{answer}");
     }
 
     /// Clients send head and body one after the other: whatever the answer is, it has to wait.

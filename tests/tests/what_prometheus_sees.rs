@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use sealblk_tests::{Document, Load, Pattern, Rotating, TestVolume, until};
+use sealblk_tests::{Client, Document, Load, Pattern, Rotating, TestVolume, until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -145,7 +145,7 @@ fn a_daemon_under_load_is_seen_by_prometheus_and_every_metric_in_use_exists() ->
         "{info}"
     );
 
-    // Dashboard and alerts know no other names, nor those of labels.
+    // Dashboard and alerts know no other names.
     let families: BTreeSet<String> = page
         .lines()
         .filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned()))
@@ -169,9 +169,30 @@ fn a_daemon_under_load_is_seen_by_prometheus_and_every_metric_in_use_exists() ->
 }
 
 #[test]
-fn the_alert_rules_pass_their_tests() -> Result<()> {
+fn the_alert_rules_pass_their_tests_and_each_has_one_and_its_advice() -> Result<()> {
     let said = promtool(&["rules"])?;
     ensure!(said.contains("rules found") && said.contains("SUCCESS"), "{said}");
+    let read = |path: &str| std::fs::read_to_string(root().join(path));
+    let rules = read("dist/prometheus/sealblk-alerts.yml")?;
+    let tests = read("dist/prometheus/sealblk-alerts-test.yml")?;
+    let docs = read("docs/observability.md")?;
+    let alerts: BTreeSet<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    ensure!(alerts.len() > 15, "{alerts:?}");
+    // An alert that a test never expects to fire might never fire.
+    let fires: BTreeSet<&str> = tests
+        .lines()
+        .filter(|line| !line.contains("exp_alerts: []"))
+        .filter_map(|line| line.trim().strip_prefix("alertname: "))
+        .collect();
+    let advised: BTreeSet<&str> = docs
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `Sealblk")?.split('`').next())
+        .collect();
+    let short: BTreeSet<&str> =
+        alerts.iter().filter_map(|name| name.strip_prefix("Sealblk")).collect();
+    ensure!(alerts == fires, "{:?} have no test", alerts.symmetric_difference(&fires));
+    ensure!(short == advised, "{:?} in docs", short.symmetric_difference(&advised));
     Ok(())
 }
 
@@ -209,6 +230,10 @@ fn the_control_api_answers_as_its_document_says() -> Result<()> {
         document.check_order(rotation, "post", order)?;
         ask("POST", rotation, "vu", order, code)?;
     }
+    let (code, refusal) =
+        http(world.control(), "POST", "/v1/volumes/vu/rotation", "{\"action\":\"explode\"}")?;
+    ensure!(code == "422", "{code} {refusal}");
+    document.check_answer(rotation, "post", "4XX", &serde_json::from_str(&refusal)?)?;
     let running = ask("GET", "/v1/status", "", &none, "200")?;
     ensure!(running["volumes"][0]["rotation"]["limit_bytes"] == 2 << 20, "{running}");
     let (code, body) = http(world.control(), "GET", "/v1/openapi.json", "")?;
@@ -288,5 +313,54 @@ fn the_audit_log_tells_who_did_what_with_which_key() -> Result<()> {
     ensure!(failed.is_some_and(|event| event["volume"] == "w"), "{failed:?}");
     let text = std::fs::read_to_string(&path)? + &std::fs::read_to_string(&failures)?;
     ensure!(!text.contains("not the passphrase"), "a secret is in the audit log");
+    Ok(())
+}
+
+/// The storage path is lost by cutting the volume short, as in path_loss.rs.
+#[test]
+fn a_lost_path_is_in_metrics_and_audit_log_and_a_hangup_without_a_file_ends_nothing() -> Result<()>
+{
+    let volume = TestVolume::formatted(16 * MIB, 512)?;
+    let path = volume.scratch.file("audit");
+    let audit = path.display().to_string();
+    let mut world = Rotating::serve(&volume, &["--on-error", "hold", "--audit-log", &audit])?;
+    let image = std::fs::File::options().write(true).open(&volume.image)?;
+    let size = image.metadata()?.len();
+    let mut client = Client::simple(world.daemon.socket())?;
+    client.write(0, &[7; 4096])?;
+    image.set_len(size - 16 * MIB)?;
+    client.start_read(0, 4096, 0, 4096, 1)?;
+    client.complete(0, 0)?;
+    let event = |name: &str| {
+        until(&format!("the event {name}"), LIMIT, || {
+            let text = std::fs::read_to_string(&path)?;
+            let lines = text.lines().map(serde_json::from_str::<Value>);
+            let all = lines.collect::<Result<Vec<_>, _>>()?;
+            Ok(all.into_iter().find(|event| event["event"] == name))
+        })
+    };
+    let lost = event("storage_lost")?;
+    ensure!(lost["volume"] == "vu" && lost["state"] == "holding", "{lost}");
+    ensure!(sum(&metrics(&world)?, "sealblk_storage_state", &["state=\"holding\""]) == 1.0);
+    image.set_len(size)?;
+    let done = client.complete(0, 1)?;
+    ensure!(done[0].tag == 1 && done[0].result == 0, "{done:?}");
+    let back = event("storage_back")?;
+    ensure!(back["volume"] == "vu" && back["lost_ms"].is_u64(), "{back}");
+    drop(client);
+    world.daemon.stop()?;
+
+    let other = TestVolume::formatted(16 * MIB, 512)?;
+    let mut world = Rotating::serve(&other, &["--audit-log", "journal"])?;
+    let (line, _) = world.daemon.log().wait_for("volume_unlocked", 0, LIMIT)?;
+    ensure!(line.contains("sealblk::audit") || line.contains("{\"time\":"), "{line}");
+    world.daemon.stop()?;
+    let mut world = Rotating::serve(&other, &[])?;
+    let pid = Pid::from_raw(world.daemon.pid()?.try_into()?).context("no process")?;
+    kill_process(pid, Signal::HUP)?;
+    // Signals are delivered before the next answer is made.
+    metrics(&world)?;
+    world.daemon.must_run()?;
+    world.daemon.stop()?;
     Ok(())
 }

@@ -181,6 +181,7 @@ impl Args {
         }
         let daemon = DaemonConfig {
             state_dir: self.state_dir.clone(),
+            audit_log: self.audit_log.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.unwrap_or_default(),
             ..DaemonConfig::default()

@@ -148,7 +148,7 @@ struct Line<'a> {
 
 impl Audit {
     fn open(target: &Target, instance: Option<String>) -> anyhow::Result<(Self, Guard)> {
-        let sink = Sink::open(target)?;
+        let mut sink = Sink::open(target)?;
         let (lines, queue) = sync_channel(QUEUE_LINES);
         let (tell_end, ended) = channel();
         let lost = Arc::new(AtomicU64::new(0));
@@ -157,7 +157,7 @@ impl Audit {
         thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || {
-                write_all(sink, &queue, &for_thread, pid_instance.as_deref());
+                write_all(&mut sink, &queue, &for_thread, pid_instance.as_deref());
                 let _ = tell_end.send(());
             })
             .context("no thread for the audit log")?;
@@ -186,7 +186,7 @@ fn line(event: &Event<'_>, instance: Option<&str>) -> String {
 }
 
 /// The writing thread.
-fn write_all(mut sink: Sink, queue: &Receiver<Message>, lost: &AtomicU64, instance: Option<&str>) {
+fn write_all(sink: &mut Sink, queue: &Receiver<Message>, lost: &AtomicU64, instance: Option<&str>) {
     while let Ok(message) = queue.recv() {
         match message {
             Message::Line(text) => {

@@ -97,7 +97,9 @@ fn serve_instance(kept: bool, daemon: DaemonConfig, managed: Managed) -> ExitCod
     if !kept {
         return keeper::run();
     }
-    match run(managed::run(daemon, managed)) {
+    let instance = managed.instance.clone();
+    let audited = audit::start(daemon.audit_log.as_ref(), Some(&instance));
+    match audited.and_then(|_audit| run(managed::run(daemon, managed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", in_one_line(error.as_ref()));
@@ -107,12 +109,12 @@ fn serve_instance(kept: bool, daemon: DaemonConfig, managed: Managed) -> ExitCod
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
+    let _audit = audit::start(config.daemon.audit_log.as_ref(), None)?;
     run(daemon::run(config))
 }
 
 fn run(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     limits::raise();
-    let _audit = audit::start(config.daemon.audit_log.as_ref(), None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(serving);
     // Whatever still runs (a key derivation at a stop during the start) ends with the process.

@@ -1,5 +1,6 @@
 //! What is audited. Names of fields and events are the schema: see docs/observability.md.
 
+use sealblk_api::agent::ErrorKind;
 use sealblk_api::{Encryption, Rotation};
 use sealblk_engine::{PathNews, PathState};
 use sealblk_keys::KeySource;
@@ -87,6 +88,16 @@ pub(crate) enum Event<'a> {
         action: Option<&'a str>,
         /// The HTTP status of the answer.
         status: u16,
+    },
+    /// The agent ordered something of an instance's daemon, or somebody who may not.
+    AgentOrder {
+        uid: Option<u32>,
+        action: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<&'a str>,
+        /// Why it was not carried out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a ErrorKind>,
     },
     /// So many lines before this one could not be written.
     Lost { lines: u64 },
@@ -292,6 +303,12 @@ pub(super) fn one_of_each() -> Vec<Event<'static>> {
             path: "/",
             action: Some("start"),
             status: 200,
+        },
+        Event::AgentOrder {
+            uid: Some(0),
+            action: "attach",
+            volume: Some(volume),
+            error: Some(&ErrorKind::Conflict),
         },
         Event::Lost { lines: 1 },
     ]

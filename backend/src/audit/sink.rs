@@ -1,11 +1,12 @@
 //! Where audit lines go: a file, or the daemon's log.
 //!
 //! Contract: a line is one write to a file that was opened for appending, so that daemons may share
-//! a file on local storage. A file that we make has mode 0640. What can't be written is told once.
+//! a file on local storage. A file that we make has mode 0640. A file that lost its name (logrotate) is
+//! left for the one that has it. What can't be written is told once.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -45,6 +46,10 @@ impl Sink {
                 true
             }
             Self::File { path, file, failing } => {
+                if file.as_ref().is_some_and(|file| !has_name(file, path)) {
+                    // Rotated away.
+                    *file = None;
+                }
                 let outcome = match file {
                     Some(file) => file.write_all(line.as_bytes()),
                     None => {
@@ -79,6 +84,14 @@ impl Sink {
                     "the audit log can't be opened anew: lines go to the old file"),
             }
         }
+    }
+}
+
+/// Whether the path still leads to this file. Lines are rare enough to look each time.
+fn has_name(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
+        _ => false,
     }
 }
 

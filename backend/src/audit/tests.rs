@@ -81,35 +81,49 @@ fn what_was_recorded_is_in_the_file_when_the_guard_is_gone_and_is_appended() {
 
 #[test]
 fn logrotate_takes_the_file_away_and_gets_a_new_one() {
+    for told in [true, false] {
+        rotate(told);
+    }
+}
+
+fn rotate(told: bool) {
     let dir = tempfile::tempdir().unwrap();
     let (path, old) = (dir.path().join("audit.log"), dir.path().join("audit.log.1"));
     let (audit, guard) = Audit::open(&Target::File(path.clone()), None).unwrap();
     audit.record(&Event::DaemonStarted { version: "1" });
+    while !fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+        std::thread::yield_now();
+    }
     fs::rename(&path, &old).unwrap();
-    audit.lines.send(Message::Reopen).unwrap();
+    if told {
+        audit.lines.send(Message::Reopen).unwrap();
+    }
     audit.record(&Event::DaemonEnded);
     drop(guard);
     assert_eq!(lines(&old)[0]["event"], "daemon_started");
     assert_eq!(lines(&path)[0]["event"], "daemon_ended");
 }
 
-/// /dev/full fails every write; what is lost is told once the file can be written.
+/// A file that was opened for reading fails every write; its name is still its own.
 #[test]
 fn lines_that_are_lost_are_counted_and_told_afterwards() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("audit.log");
-    let full = fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
-    let sink = Sink::File { path, file: Some(full), failing: false };
-    let path = dir.path().join("audit.log");
+    let (path, other) = (dir.path().join("audit.log"), dir.path().join("other"));
+    fs::write(&path, "").unwrap();
+    let unwritable = fs::File::open(&path).unwrap();
+    let mut sink = Sink::File { path: path.clone(), file: Some(unwritable), failing: false };
+    let lost = AtomicU64::new(0);
     let (send, queue) = sync_channel(8);
     for name in ["a", "b"] {
         send.send(Message::Line(line(&Event::VolumeUnencrypted { volume: name }, None))).unwrap();
     }
-    send.send(Message::Reopen).unwrap();
+    send.send(Message::End).unwrap();
+    write_all(&mut sink, &queue, &lost, None);
+    assert_eq!((lost.load(Relaxed), fs::read(&path).unwrap().len()), (2, 0));
+    fs::rename(&path, &other).unwrap();
     send.send(Message::Line(line(&Event::DaemonEnded, None))).unwrap();
     send.send(Message::End).unwrap();
-    let lost = AtomicU64::new(0);
-    write_all(sink, &queue, &lost, None);
+    write_all(&mut sink, &queue, &lost, None);
     let lines = lines(&path);
     assert_eq!((lines[0]["event"].as_str(), lines[0]["lines"].as_u64()), (Some("lost"), Some(2)));
     assert_eq!(lines[1]["event"], "daemon_ended");

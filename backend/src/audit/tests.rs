@@ -92,7 +92,7 @@ fn rotate(told: bool) {
     let (audit, guard) = Audit::open(&Target::File(path.clone()), None).unwrap();
     audit.record(&Event::DaemonStarted { version: "1" });
     while !fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
-        std::thread::yield_now();
+        thread::yield_now();
     }
     fs::rename(&path, &old).unwrap();
     if told {

@@ -92,8 +92,13 @@ impl Document {
                         ensure!(value.get(name).is_some(), "{name} is missing");
                     }
                 }
-                // Refused anyway, see `properties`.
-                "additionalProperties" => {}
+                // With `properties` others are refused anyway.
+                "additionalProperties" if keywords.contains_key("properties") => {}
+                "additionalProperties" => {
+                    for (name, field) in value.as_object().into_iter().flatten() {
+                        self.check(wanted, field).with_context(|| name.clone())?;
+                    }
+                }
                 other => bail!("the keyword {other} is not known here"),
             }
         }

@@ -77,6 +77,13 @@ pub(super) fn write(page: &mut Page, volumes: &[VolumeStatus]) {
         &[("", |queue| queue.parked_now)],
     );
     family(
+        "sealblk_queue_throttled_total",
+        Kind::Counter,
+        "Requests that waited for a limit of the disk.",
+        "",
+        &[("", |queue| queue.throttled)],
+    );
+    family(
         "sealblk_queue_replayed_total",
         Kind::Counter,
         "Requests of a daemon that died, done again by this one.",
@@ -90,4 +97,16 @@ pub(super) fn write(page: &mut Page, volumes: &[VolumeStatus]) {
         "",
         &[("", |queue| u64::from(queue.broken))],
     );
+    page.family(
+        "sealblk_queue_throttled_seconds_total",
+        Kind::Counter,
+        "How long requests waited for a limit of the disk; those that wait now are not in it yet.",
+    );
+    for volume in volumes {
+        for queue in &volume.queues {
+            let index = queue.index.to_string();
+            let labels = [("volume", volume.name.as_str()), ("queue", &index)];
+            page.sample(&labels, queue.throttled_us as f64 / 1e6);
+        }
+    }
 }

@@ -97,6 +97,8 @@ fn status() -> Status {
         errors: Errors { volume: 7, guest: 8 },
         inflight: 9,
         held,
+        throttled: 15,
+        throttled_us: 2_500_000,
         parked: 12,
         parked_now: 13,
         replayed: 14,
@@ -182,6 +184,8 @@ fn the_page_is_well_formed_and_says_what_the_status_says() {
         assert_eq!((errors("volume"), errors("guest")), (7.0, 8.0));
         assert_eq!(value("sealblk_queue_held_total", &[volume, queue]), 11.0);
         assert_eq!(value("sealblk_queue_in_flight", &[volume, queue]), 9.0);
+        assert_eq!(value("sealblk_queue_throttled_total", &[volume, queue]), 15.0);
+        assert_eq!(value("sealblk_queue_throttled_seconds_total", &[volume, queue]), 2.5);
         assert_eq!(value("sealblk_queue_parked_total", &[volume, queue]), 12.0);
         assert_eq!(value("sealblk_queue_parked", &[volume, queue]), 13.0);
         assert_eq!(value("sealblk_queue_replayed_total", &[volume, queue]), 14.0);

@@ -54,6 +54,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         inflight: 3,
         replayed: 4,
         held: 5,
+        throttled: 8,
+        throttled_us: 9,
         parked: 6,
         parked_now: 7,
     };
@@ -96,6 +98,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         discard: true,
         writeback: true,
         serial: "s".to_owned(),
+        limits: [("total_iops_sec".to_owned(), 500)].into(),
         storage: storage.clone(),
         queues: vec![queue.clone()],
         rotation: Some(rotation.clone()),

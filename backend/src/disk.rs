@@ -146,6 +146,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
                 volume: volume.clone(),
                 board: disk.switchboard(),
                 key: keys.key,
+                key_managers: config.key_managers.clone(),
                 policy: config.rotation.clone(),
                 ages: ages.clone(),
                 uuid: keys.uuid,
@@ -255,7 +256,7 @@ fn open_keys(
 ) -> anyhow::Result<(sealblk_luks::Unlocked, KeySource)> {
     let mut failure = None;
     for source in std::iter::once(key).chain(&config.new_key) {
-        let fetched = match source.fetch() {
+        let fetched = match config.key_managers.fetch(source) {
             Ok(fetched) => fetched,
             Err(error) => {
                 // Of two that fail the first is the one to end with.

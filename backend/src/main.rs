@@ -48,9 +48,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let check = args.check;
-    let config = match args.into_config().and_then(|config| {
+    let config = match args.into_config().and_then(|mut config| {
         log::init(&config.daemon)?;
         config.check_host()?;
+        config.load_key_managers()?;
         Ok(config)
     }) {
         Ok(config) => config,

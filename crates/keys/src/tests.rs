@@ -2,6 +2,7 @@
 
 mod barbican;
 mod kmip;
+mod replay;
 mod server;
 mod tls;
 mod vault;

@@ -89,6 +89,13 @@ pub(crate) fn failure(server: &str, error: &Error) -> Failure {
             "{server}: it refuses this node's certificate ({alert:?}): is it of the authority that \
              the server trusts, and still valid?"
         )),
+        Error::AlertReceived(Alert::HandshakeFailure | Alert::ProtocolVersion) => {
+            Failure::unreachable(format!(
+                "{server}: it and this program have no way of TLS in common: TLS 1.3, or 1.2 with \
+                 ECDHE and AES-GCM or ChaCha20 (what its certificate's kind of key allows counts, \
+                 too)"
+            ))
+        }
         Error::InvalidMessage(_) => Failure::unreachable(format!(
             "{server}: what answers there doesn't speak TLS: is it the right port?"
         )),

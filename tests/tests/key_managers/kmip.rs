@@ -137,6 +137,7 @@ fn a_daemon_serves_and_rotates_a_volume_whose_keys_a_server_has() -> Result<()> 
     args.extend(["--control".into(), control.clone().into()]);
     args.extend(["--state-dir".into(), volume.scratch.path().into()]);
     args.extend(["--key-managers".into(), managers.clone().into()]);
+    args.extend(["--log-level", "trace"].map(Into::into));
     let mut daemon = Daemon::with_args(&socket, args)?;
     let rotate = |verb: &str, more: &[&str]| -> Result<String> {
         let mut command = sealblk_command()?;

@@ -2,7 +2,8 @@
 //! daemon through its control socket.
 //!
 //! Contract: results go to standard output, questions and warnings to standard error; the exit
-//! status is 0 (done), 1 (failed), 2 (wrong command line) or 3 (refused, nothing was changed).
+//! status is 0 (done), 1 (failed), 2 (wrong command line) or 3 (refused, nothing was changed), and
+//! of `key check` also 4 to 8, by what is wrong with the key.
 //!
 //! Deliberately absent: asking for passphrases at a terminal, and keys in arguments.
 
@@ -34,8 +35,14 @@ fn main() -> ExitCode {
             (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
         let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
         let redraws = io::stdout().is_terminal();
-        let mut console =
-            Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
+        let mut console = Console {
+            out: &mut out,
+            err: &mut err,
+            input: &mut input,
+            interactive,
+            redraws,
+            key_managers: cli.key_managers,
+        };
         run(&cli.command, &mut console)?;
         Ok(out.flush()?)
     });
@@ -55,6 +62,7 @@ fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {
         Command::Inspect(args) => commands::inspect::run(args, console),
         Command::Key(Key::Add(args)) => commands::key::add(args, console),
         Command::Key(Key::Remove(args)) => commands::key::remove(args, console),
+        Command::Key(Key::Check(args)) => commands::check::run(args, console),
         Command::Rewrap(args) => commands::key::rewrap(args, console),
         Command::Rotate(args) => commands::rotate::run(args, console),
         Command::Header(HeaderCommand::Backup(args)) => commands::header::backup(args, console),

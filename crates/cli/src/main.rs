@@ -23,12 +23,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command, HeaderCommand, Key};
+use crate::args::{Cli, Command, HeaderCommand, Key, NODE_FLAG, Node};
 use crate::console::Console;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let line: Vec<_> = std::env::args_os().collect();
+    let asked = if line.iter().any(|word| word == NODE_FLAG) {
+        let rest = line.into_iter().filter(|word| word != NODE_FLAG);
+        Asked::Node(Node::parse_from(rest))
+    } else {
+        Asked::Volume(Cli::parse())
+    };
     let result = sealblk_secret::harden_process().map_err(Failure::from).and_then(|()| {
         let (mut out, mut err, mut input) =
             (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
@@ -36,7 +42,10 @@ fn main() -> ExitCode {
         let redraws = io::stdout().is_terminal();
         let mut console =
             Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
-        run(&cli.command, &mut console)?;
+        match &asked {
+            Asked::Node(args) => commands::node::run(args, &mut console)?,
+            Asked::Volume(cli) => run(&cli.command, &mut console)?,
+        }
         Ok(out.flush()?)
     });
     match result {
@@ -47,6 +56,14 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// Who is asked.
+enum Asked {
+    /// This node's agent.
+    Node(Node),
+    /// A volume, or the daemon that serves it.
+    Volume(Cli),
 }
 
 fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {

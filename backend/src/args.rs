@@ -227,6 +227,7 @@ impl Args {
                     luks: single.luks,
                     uuid: single.uuid,
                     rotation: None,
+                    limits: None,
                 },
             );
         };

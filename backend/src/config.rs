@@ -5,6 +5,7 @@
 //! the volume. Unknown fields are errors: a misspelt option must not be silently without effect.
 
 mod file;
+mod limits;
 mod rotation;
 mod uri;
 
@@ -12,6 +13,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sealblk_api::Limits;
 use sealblk_block::in_one_line;
 use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
@@ -23,6 +25,7 @@ use self::uri::VolumeUri;
 use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, line_of, load};
+pub(crate) use limits::for_engine as engine_limits;
 pub(crate) use rotation::{RotationPolicy, RotationSection};
 
 /// Most queues of one disk: a thread each. QEMU itself stops at 1024 (`VIRTIO_QUEUE_MAX`), and a
@@ -162,6 +165,8 @@ pub(crate) struct VolumeConfig {
     /// The UUID that it must have; none: any.
     pub(crate) uuid: Option<String>,
     pub(crate) rotation: RotationPolicy,
+    /// What the guest may do per second.
+    pub(crate) limits: Limits,
 }
 
 /// A vhost-user socket and who may connect: whoever may has the disk.
@@ -285,6 +290,7 @@ pub(crate) fn protected_volume(
         luks: section.luks,
         uuid: section.uuid,
         rotation,
+        limits: limits::checked(section.limits)?,
     })
 }
 

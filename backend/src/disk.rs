@@ -19,7 +19,7 @@ use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_volume::{Handed, OpenOptions, Volume};
 
 use crate::aging::Aging;
-use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
+use crate::config::{self, OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::growth::{Growth, Layout, is_dynamic};
 use crate::host::Host;
 use crate::mend::mend_header;
@@ -201,6 +201,7 @@ pub(crate) fn open(
         discard: profile.discard.is_some(),
         serial,
         encryption: unlocked.encryption,
+        limits: config.limits.shown(),
         ..VolumeStatus::default()
     };
     Ok(Opened {
@@ -470,6 +471,7 @@ fn engine_config(config: &VolumeConfig) -> EngineConfig {
             OnError::Hold => sealblk_engine::OnError::Hold,
         },
         hold_limit: config.hold_limit,
+        limits: config::engine_limits(&config.limits),
         implementation: config.cipher.into(),
         name: config.name.clone(),
         ..EngineConfig::default()

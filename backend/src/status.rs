@@ -170,6 +170,8 @@ fn queue_status(index: usize, running: bool, counts: &QueueCounts) -> QueueStatu
         inflight: counts.in_flight,
         replayed: counts.replayed,
         held: counts.held,
+        throttled: counts.throttled,
+        throttled_us: counts.throttled_ns / 1000,
     }
 }
 
@@ -207,6 +209,8 @@ mod tests {
             volume_errors: 5,
             refused: 6,
             held: 7,
+            throttled: 8,
+            throttled_ns: 9_999,
             broken: 1,
             ..QueueCounts::default()
         };
@@ -214,5 +218,6 @@ mod tests {
         assert_eq!(status.requests, Requests { read: 1, write: 2, flush: 3, discard: 4 });
         assert_eq!(status.errors, Errors { volume: 5, guest: 6 });
         assert_eq!((status.index, status.held, status.broken), (9, 7, true));
+        assert_eq!((status.throttled, status.throttled_us), (8, 9));
     }
 }

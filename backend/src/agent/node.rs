@@ -327,6 +327,7 @@ impl Node {
         let volume = &request.volume;
         let group = self.ids.socket_group.clone();
         let mut section = self.config.section(volume, uri, request.read_only, group);
+        section.limits = request.limits;
         if let Some(serial) = &request.serial {
             section.serial = Some(serial.clone());
         }

@@ -306,6 +306,27 @@ fn a_window_without_an_age_is_pointed_out() {
 }
 
 #[test]
+fn limits_belong_to_their_volume_and_are_checked_by_name() {
+    let limited = "[volume.limits]\ntotal_iops_sec = 500\ntotal_iops_sec_max = 2000\n";
+    let text = format!("{MINIMAL}{limited}{}", MINIMAL.replace("vda", "vdb"));
+    let volumes = good(&text).volumes;
+    let expected =
+        Limits { total_iops_sec: Some(500), total_iops_sec_max: Some(2000), ..Limits::default() };
+    assert_eq!([volumes[0].limits, volumes[1].limits], [expected, Limits::default()]);
+    let error = bad(&format!("{MINIMAL}{limited}read_iops_sec = 1\n"));
+    let place = "c.toml:2: volume \"vda\": [volume.limits]: `total_iops_sec` and `read_iops_sec`";
+    assert!(error.starts_with(place), "{error}");
+    for (line, word) in [
+        ("total_iops = 1", "`total_iops`"),
+        ("write_bytes_sec = -1", "u64"),
+        ("write_bytes_sec = \"100M\"", "u64"),
+    ] {
+        let error = bad(&format!("{MINIMAL}[volume.limits]\n{line}\n"));
+        assert!(error.starts_with("c.toml:8: ") && error.contains(word), "{line}: {error}");
+    }
+}
+
+#[test]
 fn a_file_without_volumes_is_refused() {
     assert_eq!(bad(""), "c.toml: there is no `[[volume]]` section, so nothing to serve");
     assert!(bad(&format!("[daemon]\ncontrol_group = \"x\"\n{MINIMAL}")).contains("without"));

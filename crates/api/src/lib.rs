@@ -7,12 +7,15 @@
 //! Deliberately absent: keys, passphrases, and anything derived from them.
 
 pub mod agent;
+mod limits;
 mod resize;
 mod rotation;
 
+pub use limits::{Limits, LimitsError, RateLimit};
 pub use resize::{Resize, resize_path};
 pub use rotation::{KeyAge, Rotation, RotationOrder, RotationState, rotation_path};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `GET`: the daemon and its volumes, as [`Status`].
 pub const STATUS_PATH: &str = "/v1/status";
@@ -86,6 +89,8 @@ pub struct VolumeStatus {
     pub rotation: Option<Rotation>,
     /// How old its keys are, as far as anybody knows.
     pub key_age: Option<KeyAge>,
+    /// What the guest may do per second: the fields of [`Limits`] that are set.
+    pub limits: BTreeMap<String, u64>,
 }
 
 /// How a volume is encrypted.
@@ -212,6 +217,10 @@ pub struct QueueStatus {
     pub replayed: u64,
     /// I/Os that the volume failed and that were kept to be tried again (`on_error = "hold"`).
     pub held: u64,
+    /// Requests that waited for a limit of the disk.
+    pub throttled: u64,
+    /// How long they waited in all, in microseconds; those that wait now are not in it yet.
+    pub throttled_us: u64,
 }
 
 /// Completed requests by kind.

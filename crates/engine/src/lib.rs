@@ -21,6 +21,8 @@ mod grow;
 mod hold;
 mod io;
 mod key_switch;
+mod limiter;
+mod limits;
 mod line;
 mod loss;
 mod path;
@@ -29,12 +31,14 @@ mod sample;
 mod slot;
 mod spin;
 mod stats;
+mod throttle;
 mod worker;
 
 pub use config::{EngineConfig, OnError};
 pub use disk::{Disk, DiskError};
 pub use grow::Grower;
 pub use key_switch::{GuestLoad, KeySwitch, SwitchError, Switchboard};
+pub use limits::{Burst, Limits, Rate};
 pub use loss::{PathState, PathView, StoragePath};
 pub use stats::{Counter, QueueCounts, QueueStats};
 

@@ -1,4 +1,4 @@
-//! The life of a request: taken, begun, waiting for room, completed.
+//! The life of a request: taken, begun, waiting for its limit or for room, completed.
 
 use sealblk_block::{Op, Status};
 use sealblk_virtqueue::blk::{self, Refusal};
@@ -83,12 +83,22 @@ impl Worker {
         slot.begin(request);
         self.slots.started();
         self.stats.in_flight.set(self.slots.busy() as u64);
+        if !self.throttles(head, request.op) {
+            self.proceed(head, request.op);
+        }
+    }
+
+    /// Goes on with a request that is in its slot and within the disk's limits.
+    #[inline]
+    pub(super) fn proceed(&mut self, head: u16, op: Op) {
         self.sample.begins(head);
-        match request.op {
+        match op {
             Op::GetId => {
                 let slot = self.slots.get_mut(head);
-                let memory = queue.virtqueue.memory();
-                slot.status = Some(blk::write_id(memory, &request, &slot.chain, &self.profile));
+                if let (Some(queue), Some(request)) = (&self.queue, &slot.request) {
+                    let memory = queue.virtqueue.memory();
+                    slot.status = Some(blk::write_id(memory, request, &slot.chain, &self.profile));
+                }
                 self.complete(head);
             }
             // Another client has the volume.
@@ -164,6 +174,9 @@ impl Worker {
                 self.send(id);
             }
             any = true;
+        }
+        if self.throttle.waits() {
+            any |= self.go_on_throttled(false);
         }
         while let Some(&head) = self.waiting.front() {
             let flush = self.slots.get_mut(head).request.is_some_and(|r| r.op == Op::Flush);

@@ -48,6 +48,10 @@ counters! {
     held,
     /// Requests that were parked because they touched the zone that a rotation had in work.
     parked,
+    /// Requests that waited for a limit of the disk.
+    throttled,
+    /// How long they waited, in nanoseconds; those that still wait are not in it.
+    throttled_ns,
     /// Requests whose time was taken, while a rotation asks for it.
     timed,
     /// Sum of those times in nanoseconds.

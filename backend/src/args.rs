@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::audit::Target;
 use crate::config::{
     self, CipherChoice, Config, ConfigError, DaemonConfig, LogFormat, OnError, VolumeSection,
 };
@@ -58,6 +59,10 @@ pub(crate) struct Args {
     /// [default: /var/lib/sealblk]
     #[arg(long, value_name = "PATH")]
     state_dir: Option<PathBuf>,
+
+    /// Where audit lines go: a file, or `journal` [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    audit_log: Option<Target>,
 
     /// What to log: error, warn, info, debug, trace, or a `tracing` filter [default: info]
     #[arg(long, value_name = "FILTER")]
@@ -176,6 +181,7 @@ impl Args {
         }
         let daemon = DaemonConfig {
             state_dir: self.state_dir.clone(),
+            audit_log: self.audit_log.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.unwrap_or_default(),
             ..DaemonConfig::default()
@@ -190,6 +196,7 @@ impl Args {
         let flags = DaemonConfig {
             control: self.control,
             state_dir: self.state_dir,
+            audit_log: self.audit_log,
             log_level: self.log_level,
             log_format: self.log_format.unwrap_or_default(),
             ..DaemonConfig::default()
@@ -235,6 +242,7 @@ impl Args {
         let daemon = &mut config.daemon;
         daemon.control = flags.control.or(daemon.control.take());
         daemon.state_dir = flags.state_dir.or(daemon.state_dir.take());
+        daemon.audit_log = flags.audit_log.or(daemon.audit_log.take());
         daemon.log_level = flags.log_level.or(daemon.log_level.take());
         daemon.log_format = self.log_format.unwrap_or(daemon.log_format);
         Ok(config)
@@ -304,7 +312,7 @@ mod tests {
     fn flags_for_the_daemon_win_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        let text = "[daemon]\ncontrol = \"/from-file\"\nlog_level = \"warn\"\nlog_format = \"json\"\n\
+        let text = "[daemon]\naudit_log = \"/var/log/audit\"\ncontrol = \"/from-file\"\nlog_level = \"warn\"\nlog_format = \"json\"\n\
             [[volume]]\nname = \"a\"\nuri = \"/dev/vdb\"\nkey = \"file:/k\"\nsocket = \"/s\"\n";
         fs::write(&path, text).unwrap();
         let line = format!("--config {} --control /flag", path.display());
@@ -312,5 +320,8 @@ mod tests {
         assert_eq!(daemon.control.as_deref(), Some("/flag".as_ref()));
         assert_eq!(daemon.log_level.as_deref(), Some("warn"));
         assert_eq!(daemon.log_format, LogFormat::Json);
+        assert_eq!(daemon.audit_log, Some(Target::File("/var/log/audit".into())));
+        let line = format!("{line} --audit-log journal");
+        assert_eq!(config(&line).unwrap().daemon.audit_log, Some(Target::Journal));
     }
 }

@@ -22,6 +22,7 @@ use sealblk_volume::Uri;
 use serde::{Deserialize, Serialize};
 
 use self::uri::VolumeUri;
+use crate::audit::Target;
 use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, line_of, load};
@@ -69,6 +70,8 @@ pub(crate) struct DaemonConfig {
     /// `tracing` filter, e.g. `info` or `info,sealblk_session=debug`.
     pub(crate) log_level: Option<String>,
     pub(crate) log_format: LogFormat,
+    /// Where audit lines go; none: nowhere.
+    pub(crate) audit_log: Option<Target>,
     /// Directory for what no volume has a place for; see [`Self::state_dir`].
     pub(crate) state_dir: Option<PathBuf>,
 }

@@ -26,6 +26,7 @@ mod programs;
 mod proxy;
 mod ring;
 mod rotation;
+mod schema;
 mod volume;
 mod wait;
 
@@ -43,5 +44,6 @@ pub use programs::{kat, run, sealblk, sealblk_command, sealblkd_program, unpack_
 pub use proxy::{Proxy, ProxyCounts};
 pub use ring::{Completion, Desc, Ring, blk, flags};
 pub use rotation::Rotating;
+pub use schema::Document;
 pub use volume::{Kind, Scratch, Storage, TestVolume};
 pub use wait::{progress, until};

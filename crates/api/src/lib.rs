@@ -8,10 +8,12 @@
 
 pub mod agent;
 mod limits;
+mod openapi;
 mod resize;
 mod rotation;
 
 pub use limits::{Limits, LimitsError, RateLimit};
+pub use openapi::{DOCUMENT, OPENAPI_PATH};
 pub use resize::{Resize, resize_path};
 pub use rotation::{KeyAge, Rotation, RotationOrder, RotationState, rotation_path};
 use serde::{Deserialize, Serialize};
@@ -128,6 +130,9 @@ pub enum SessionState {
 }
 
 impl SessionState {
+    /// Those that a daemon of this version tells.
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Connected, Self::Stopping];
+
     /// The state as the JSON has it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -221,6 +226,10 @@ pub struct QueueStatus {
     pub throttled: u64,
     /// How long they waited in all, in microseconds; those that wait now are not in it yet.
     pub throttled_us: u64,
+    /// Requests that had to wait because a rotation had their range in work.
+    pub parked: u64,
+    /// Those that wait for that reason now.
+    pub parked_now: u64,
 }
 
 /// Completed requests by kind.
@@ -278,7 +287,7 @@ mod tests {
 
     #[test]
     fn states_are_written_as_their_name() {
-        for state in [SessionState::Waiting, SessionState::Connected, SessionState::Stopping] {
+        for state in SessionState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
         for state in StorageState::ALL {

@@ -35,6 +35,7 @@ use crate::slot::Slots;
 use crate::spin::Spin;
 use crate::stats::QueueStats;
 use crate::throttle::Throttle;
+use crate::timing::Stopwatch;
 use crate::{EngineConfig, OnError};
 
 /// Watches of the thread's ring.
@@ -80,6 +81,7 @@ pub(crate) struct Worker {
     /// A flush of a rotation failed, and the guest was not told yet.
     pub(super) flush_failed: bool,
     pub(super) sample: Sample,
+    pub(super) watch: Stopwatch,
     /// Some of the disk is encrypted.
     pub(super) enciphers: bool,
     /// Bytes that went through the cipher (or were copied) in this turn.
@@ -161,6 +163,7 @@ impl Worker {
             fence: Fence::new(config.queue_size_max),
             flush_failed: false,
             sample: Sample::default(),
+            watch: Stopwatch::new(config.queue_size_max, index),
             enciphers: !keys.is_plain(),
             turn_bytes: 0,
             unsent: Vec::with_capacity(chunks.capacity()),

@@ -8,6 +8,7 @@
 //! Invariant: every process and file made here is gone when its value is dropped, and nothing
 //! waits without a deadline.
 
+mod agent;
 mod ceph;
 mod client;
 mod daemon;
@@ -29,6 +30,7 @@ mod schema;
 mod volume;
 mod wait;
 
+pub use agent::{Agent, NOBODY};
 pub use ceph::{Ceph, CephDaemon, CephUser, LockOwner, Outage, RbdImage};
 pub use client::{Client, ClientOptions, Completed};
 pub use daemon::{Daemon, Exit};

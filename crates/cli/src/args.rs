@@ -7,8 +7,10 @@ use sealblk_keys::KeySource;
 
 use crate::size;
 
+mod node;
 mod rotate;
 
+pub(crate) use node::{NODE_FLAG, Node, NodeCommand, NodeRotate, NodeSelect};
 pub(crate) use rotate::{
     HeaderBackup, HeaderCommand, HeaderRestore, Rotate, RotateCommand, RotateHow, RotateStart,
     RotateStatus, RotateThrottle, Served,
@@ -42,6 +44,10 @@ Examples:
   sealblk status --control /run/sealblk/control.sock
   sealblk rotate start --control /run/sealblk/control.sock --volume vda
   sealblk rotate status --control /run/sealblk/control.sock --volume vda --watch
+
+On a node with sealblk-agent, `--node` asks it about all instances (`sealblk --node --help`):
+  sealblk --node status
+  sealblk rotate start --node --all
 
 Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused (it would have destroyed something;
 nothing was changed). `key check` also: 4 the key manager refuses it, 5 there is no such key, 6 the

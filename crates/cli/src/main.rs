@@ -24,26 +24,39 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command, HeaderCommand, Key};
+use crate::args::{Cli, Command, HeaderCommand, Key, NODE_FLAG, Node};
 use crate::console::Console;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let line: Vec<_> = std::env::args_os().collect();
+    let asked = if line.iter().any(|word| word == NODE_FLAG) {
+        let rest = line.into_iter().filter(|word| word != NODE_FLAG);
+        Asked::Node(Node::parse_from(rest))
+    } else {
+        Asked::Volume(Cli::parse())
+    };
     let result = sealblk_secret::harden_process().map_err(Failure::from).and_then(|()| {
         let (mut out, mut err, mut input) =
             (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
         let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
         let redraws = io::stdout().is_terminal();
+        let key_managers = match &asked {
+            Asked::Node(_) => None,
+            Asked::Volume(cli) => cli.key_managers.clone(),
+        };
         let mut console = Console {
             out: &mut out,
             err: &mut err,
             input: &mut input,
             interactive,
             redraws,
-            key_managers: cli.key_managers,
+            key_managers,
         };
-        run(&cli.command, &mut console)?;
+        match &asked {
+            Asked::Node(args) => commands::node::run(args, &mut console)?,
+            Asked::Volume(cli) => run(&cli.command, &mut console)?,
+        }
         Ok(out.flush()?)
     });
     match result {
@@ -54,6 +67,14 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// Who is asked.
+enum Asked {
+    /// This node's agent.
+    Node(Node),
+    /// A volume, or the daemon that serves it.
+    Volume(Cli),
 }
 
 fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {

@@ -3,8 +3,10 @@
 Each is a process of its own on a private directory. ``start`` returns when it answers.
 """
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,12 +41,19 @@ class Base:
             after = {"after": answer["next"]}
 
     def stop(self):
-        """As a crash: nothing is tidied up."""
+        """Ends the agent, not its daemons; nothing is tidied up."""
         if self.process:
             self.process.kill()
             self.process.wait()
             self.process.stdout.close()
             self.process = None
+
+    @contextlib.contextmanager
+    def hangs(self):
+        """The agent takes connections and doesn't answer."""
+        self.process.send_signal(signal.SIGSTOP)
+        yield
+        self.process.send_signal(signal.SIGCONT)
 
 
 class Fake(Base):
@@ -55,8 +64,9 @@ class Fake(Base):
         assert self.process.stdout.readline() == b"ready\n"
         return self
 
-    def requests(self, op):
-        return [r for r in self.ask(op="test", do="log")["ok"]["log"] if r["op"] == op]
+    def crash_host(self):
+        self.stop()
+        os.unlink(self.socket)
 
     def fail(self, **kinds):
         self.ask(op="test", do="fail", fail=kinds)

@@ -18,6 +18,7 @@ from oslo_utils import uuidutils
 
 import agents
 import strict_libvirt
+from sealblk_openstack import agent
 from sealblk_openstack import conf
 
 CONF = nova.conf.CONF
@@ -36,11 +37,15 @@ class Cloud(base.ServersTestBase):
         os.mkdir(keystore.DIRECTORY)
         self.agents, self.sizes, self.metadata, self.connections = {}, {}, {}, {}
         self.flags(backend="keystore.Keystore", group="key_manager")
+        # The fake libvirt sends no event when a device is gone; Nova looks then by itself.
+        self.flags(device_detach_timeout=1, group="libvirt")
         self.flags(
             ready_timeout=20,
             key_source=f"file:{keystore.DIRECTORY}/{{key_id}}",
             group="sealblk",
         )
+        self.asked = []
+        self._record_requests()
         super().setUp()
         self.strict = self.useFixture(strict_libvirt.StrictLibvirt())
         self.flavor = self._create_flavor(disk=0, ephemeral=0)
@@ -77,21 +82,44 @@ class Cloud(base.ServersTestBase):
             patch.start()
             self.addCleanup(patch.stop)
 
+    def _record_requests(self):
+        """Notes what the plugin asks the agent and what it answers: ``asked``."""
+        ask = agent.Agent._ask
+
+        def recorded(client, request, **kwargs):
+            answer = ask(client, request, **kwargs)
+            self.asked.append((request, answer))
+            return answer
+
+        patch = mock.patch.object(agent.Agent, "_ask", recorded)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def requests(self, op):
+        """The requests of one kind that succeeded, with their answers."""
+        return [(r, a) for r, a in self.asked if r["op"] == op]
+
     # Hosts
 
     def host(self, name="host1", **kwargs):
         """Starts an agent and a compute service."""
         directory = os.path.join(self.directory, name)
         os.mkdir(directory)
-        agent = self.agents[name] = agents.choose(directory)
-        self.addCleanup(agent.stop)
-        self.flags(agent_socket=agent.socket, group="sealblk")
-        self.start_compute(name, **kwargs)
-        return agent
-
-    def restart(self, name="host1"):
+        self.agents[name] = agents.choose(directory)
+        self.addCleanup(self.agents[name].stop)
         self.flags(agent_socket=self.agents[name].socket, group="sealblk")
-        return self.restart_compute_service(name)
+        self.start_compute(name, **kwargs)
+
+    def restart(self, name="host1", **kwargs):
+        """Starts nova-compute anew; guests go on unless keep_hypervisor_state is false."""
+        self.flags(agent_socket=self.agents[name].socket, group="sealblk")
+        return self.restart_compute_service(name, **kwargs)
+
+    def reboot_host(self, name="host1"):
+        """Nothing runs any more: no guest, no daemon; then everything starts."""
+        self.agents[name].crash_host()
+        self.agents[name].start()
+        self.restart(name, keep_hypervisor_state=False)
 
     # Volumes
 

@@ -111,7 +111,7 @@ case $command in
         unit) python_34 -m unittest discover -q -t . -s unit ;;
         l1) python_34 -m unittest discover -t . -s l1 ;;
         l1-zed) python_26 -m unittest discover -t . -s l1 ;;
-        l1*:*) python_"${suite:2:2}" -m unittest "${suite#*:}" ;;
+        34:*|26:*) "python_${suite%%:*}" -m unittest "${suite#*:}" ;;
         *) die "unknown suite $suite: unit, l1 or l1-zed" ;;
       esac
       say "$suite: $((SECONDS - start)) s"

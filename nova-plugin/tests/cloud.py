@@ -13,6 +13,7 @@ from unittest import mock
 import keystore
 from lxml import etree
 import nova.conf
+from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base
 from oslo_utils import uuidutils
 
@@ -212,7 +213,10 @@ class Cloud(base.ServersTestBase):
 
     def boot(self, volume=None, state="ACTIVE", **kwargs):
         server = self.api.post_server({"server": self.request(volume, **kwargs)})
-        return self._wait_for_state_change(server, state)
+        server = self._wait_for_state_change(server, state)
+        # Nova's fixtures make no disks, and with them no directory.
+        os.makedirs(os.path.join(CONF.instances_path, server["id"]), exist_ok=True)
+        return server
 
     def fault(self, server):
         return self.api.get_server(server["id"])["fault"]["message"]
@@ -220,9 +224,17 @@ class Cloud(base.ServersTestBase):
     def attach_fails(self, server, volume, **kwargs):
         """An attachment that must fail; what the user reads about it."""
         attachment = {"volumeAttachment": {"volumeId": volume, **kwargs}}
-        with contextlib.suppress(Exception):  # the call is synchronous here: an error of any kind
-            self.api.post_server_volume(server["id"], attachment)
-        return self.last_event(server, "attach_volume")
+        return self.fails(
+            server, "attach_volume", lambda: self.api.post_server_volume(server["id"], attachment)
+        )
+
+    def fails(self, server, action, call):
+        """A call that must fail in the compute service; what the user reads about it.
+
+        Nova's fixture makes calls of casts, so that such an error comes back to the API, too.
+        """
+        self.assertRaises(client.OpenStackApiException, call)
+        return self.last_event(server, action)
 
     def last_event(self, server, action):
         """The text of the failed event of an action, as the user sees it."""

@@ -222,7 +222,10 @@ def serve(agent, connection):
             if ok is None:
                 connection.recv(1)  # until the caller gives up
                 return
-            connection.send(json.dumps(answer).encode())
+            try:
+                connection.send(json.dumps(answer).encode())
+            except OSError:
+                return  # the caller has given up
 
 
 def main():

@@ -19,7 +19,7 @@ class BadInputTest(cloud.Cloud):
         self._wait_for_volume_detach(server["id"], changed)
         right = self.read(changed)
         self.set_key(self.key_of(changed))
-        self.fails(server, changed, "doesn't open it", blank=False)
+        self.refuses(server, changed, "doesn't open it", blank=False)
         self.assertEqual(right, self.read(changed))
 
         blank = self.encrypted()
@@ -29,7 +29,7 @@ class BadInputTest(cloud.Cloud):
             ("down", "doesn't answer"),
         ):
             with self.key_is(self.key_of(blank), state):
-                self.fails(server, blank, text)
+                self.refuses(server, blank, text)
 
         # Data that nobody encrypted: never formatted.
         data = self.encrypted()
@@ -37,7 +37,7 @@ class BadInputTest(cloud.Cloud):
             f.seek(1024)
             f.write(b"somebody's file system")
         before = self.read(data)
-        self.fails(server, data, "nothing was written to it", blank=False)
+        self.refuses(server, data, "nothing was written to it", blank=False)
         self.assertEqual(before, self.read(data))
 
         gone = self.encrypted()
@@ -50,10 +50,10 @@ class BadInputTest(cloud.Cloud):
             ({"provider": "luks2", "encryption_key_id": 7}, "name no key"),
         ):
             self.metadata[blank] = wrong
-            self.fails(server, blank, text)
+            self.refuses(server, blank, text)
 
         limits = self.encrypted(qos_specs={"total_iops_sec": "many"})
-        self.fails(server, limits, "is no number")
+        self.refuses(server, limits, "is no number")
 
         late = self.encrypted()
         with agent.hangs():
@@ -65,12 +65,12 @@ class BadInputTest(cloud.Cloud):
         self.assertIn("doesn't answer", self.attach_fails(server, blank_again := self.encrypted()))
         self.assertTrue(self.is_blank(blank_again))
 
-    def fails(self, server, volume, text, blank=True):
+    def refuses(self, server, volume, text, blank=True):
         seen = len(self.strict.seen)
         told = self.attach_fails(server, volume)
         self.assertIn(text, told)
         self.assertIn(volume, told)
-        self.assertNotIn("/", told.replace("his/her", ""))
+        self.assertNotIn("/", told)
         self.assertIsNone(self.served(server, volume))
         self.assertEqual(seen, len(self.strict.seen))
         if blank:

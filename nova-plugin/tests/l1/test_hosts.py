@@ -1,9 +1,9 @@
 """Servers with encrypted volumes between hosts, and hosts and services that go down and come back."""
 
-from unittest import mock
-
 import cloud
+import fixtures
 import keystore
+from nova.api.openstack import api_version_request
 from oslo_utils import uuidutils
 
 from sealblk_openstack import errors
@@ -12,26 +12,17 @@ from sealblk_openstack import errors
 class MovesTest(cloud.Cloud):
     def setUp(self):
         super().setUp()
-        self.useFixture(self.ssh())
+        # A migration looks by ssh whether the hosts share their directories: they do here.
+        self.useFixture(
+            fixtures.MockPatch("nova.virt.libvirt.driver.LibvirtDriver._is_path_shared_with")
+        )
         self.host("host1")
         self.host("host2")
-
-    def ssh(self):
-        """Cold migration looks at the other host by ssh."""
-        import fixtures
-
-        return fixtures.MockPatch("nova.virt.libvirt.driver.LibvirtDriver._is_path_shared_with")
 
     def test_cold_migration_resize_and_revert(self):
         root = self.encrypted()
         server = self.boot(root, host="host1")
-        copy = mock.patch(
-            "nova.virt.libvirt.driver.LibvirtDriver"
-            ".migrate_disk_and_power_off_files",
-            create=True,
-        )
-        with copy:
-            self._migrate_server(server)
+        self._migrate_server(server)
         self.assertIsNone(self.served(server, root, "host1"))
         self.assertEqual("serving", self.served(server, root, "host2"))
         self._confirm_resize(server)
@@ -52,7 +43,12 @@ class MovesTest(cloud.Cloud):
         self.computes["host1"].stop()
         service = self.admin_api.get_services(binary="nova-compute", host="host1")[0]
         self.admin_api.put_service(service["id"], {"forced_down": "true"})
-        self._evacuate_server(server, expected_host="host2", expected_state="ACTIVE")
+        # Since microversion 2.95 an evacuated server is left stopped.
+        stopped = api_version_request.max_api_version() >= api_version_request.APIVersionRequest("2.95")
+        state = "SHUTOFF" if stopped else "ACTIVE"
+        server = self._evacuate_server(server, expected_host="host2", expected_state=state)
+        if stopped:
+            self._start_server(server)
         self.assertEqual("serving", self.served(server, root, "host2"))
 
 

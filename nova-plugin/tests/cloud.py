@@ -13,8 +13,10 @@ from unittest import mock
 import keystore
 from lxml import etree
 import nova.conf
+from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base
+from nova.volume import cinder
 from oslo_utils import uuidutils
 
 import agents
@@ -24,6 +26,8 @@ from sealblk_openstack import conf
 
 CONF = nova.conf.CONF
 GIB = 2**30
+# Nova 26's fake is older than libvirt's first release with vhostuser disks.
+LIBVIRT = max(7_001_000, fakelibvirt.FAKE_LIBVIRT_VERSION)
 
 
 class Cloud(base.ServersTestBase):
@@ -36,7 +40,9 @@ class Cloud(base.ServersTestBase):
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
         keystore.DIRECTORY = os.path.join(self.directory, "keys")
         os.mkdir(keystore.DIRECTORY)
-        self.agents, self.sizes, self.metadata, self.connections = {}, {}, {}, {}
+        # By volume: GiB, encryption metadata, connection_info, image properties, Cinder's fields.
+        self.sizes, self.metadata, self.connections, self.images, self.cinders = {}, {}, {}, {}, {}
+        self.agents = {}
         self.flags(backend="keystore.Keystore", group="key_manager")
         # The fake libvirt sends no event when a device is gone; Nova looks then by itself.
         self.flags(device_detach_timeout=1, group="libvirt")
@@ -56,14 +62,19 @@ class Cloud(base.ServersTestBase):
         self.flags(compute_driver="sealblk.SealLibvirtDriver")
 
     def _patch_cinder(self):
+        # Nova's fixture replaced it by a mock (34) or by a method (26).
+        nova_get = cinder.API.get
+
         def get(context, volume_id, microversion=None):
-            volume = self.cinder.fake_get(context, volume_id, microversion)
+            args = () if isinstance(nova_get, mock.Mock) else (None,)
+            volume = nova_get(*args, context, volume_id, microversion)
             if volume_id in self.sizes:
                 volume.update(size=self.sizes[volume_id], bootable=True)
                 volume["volume_image_metadata"] = {
                     "image_id": "155d900f-4e14-4e4c-a73d-069cbf4541e6",
-                    **self.connections[volume_id].get("image", {}),
+                    **self.images.get(volume_id, {}),
                 }
+                volume.update(self.cinders.get(volume_id, {}))
             return volume
 
         def metadata(context, volume_id):
@@ -109,7 +120,7 @@ class Cloud(base.ServersTestBase):
         self.agents[name] = agents.choose(directory)
         self.addCleanup(self.agents[name].stop)
         self.flags(agent_socket=self.agents[name].socket, group="sealblk")
-        self.start_compute(name, **kwargs)
+        self.start_compute(name, libvirt_version=LIBVIRT, **kwargs)
 
     def restart(self, name="host1", **kwargs):
         """Starts nova-compute anew; guests go on unless keep_hypervisor_state is false."""
@@ -120,7 +131,7 @@ class Cloud(base.ServersTestBase):
         """Nothing runs any more: no guest, no daemon; then everything starts."""
         self.agents[name].crash_host()
         self.agents[name].start()
-        self.restart(name, keep_hypervisor_state=False)
+        self.restart(name, keep_hypervisor_state=False, libvirt_version=LIBVIRT)
 
     # Volumes
 
@@ -220,6 +231,14 @@ class Cloud(base.ServersTestBase):
 
     def fault(self, server):
         return self.api.get_server(server["id"])["fault"]["message"]
+
+    def attach(self, server, volume):
+        """Nova's fixture makes calls of casts: it is done when the API answers."""
+        attachment = {"volumeAttachment": {"volumeId": volume}}
+        self.api.post_server_volume(server["id"], attachment)
+
+    def detach(self, server, volume):
+        self.api.delete_server_volume(server["id"], volume)
 
     def attach_fails(self, server, volume, **kwargs):
         """An attachment that must fail; what the user reads about it."""

@@ -14,9 +14,8 @@ class BadInputTest(cloud.Cloud):
 
         # A volume whose key is another one now.
         changed = self.encrypted()
-        self._attach_volume(server, changed)
-        self.api.delete_server_volume(server["id"], changed)
-        self._wait_for_volume_detach(server["id"], changed)
+        self.attach(server, changed)
+        self.detach(server, changed)
         right = self.read(changed)
         self.set_key(self.key_of(changed))
         self.refuses(server, changed, "doesn't open it", blank=False)
@@ -59,7 +58,7 @@ class BadInputTest(cloud.Cloud):
         with agent.hangs():
             self.assertIn("doesn't answer", self.attach_fails(server, late))
         self.assertIsNone(self.served(server, late))
-        self._attach_volume(server, late)
+        self.attach(server, late)
 
         agent.stop()
         self.assertIn("doesn't answer", self.attach_fails(server, blank_again := self.encrypted()))

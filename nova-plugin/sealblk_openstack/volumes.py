@@ -80,14 +80,15 @@ class Volumes:
         """
         volume = volume_id(connection_info)
         key_id = encryption["encryption_key_id"]
+        read_only = connection.read_only(connection_info, volume)
         request = {
             "instance": instance.uuid,
             "volume": volume,
             "source": connection.source(connection_info, volume),
             "key_id": key_id,
             "key_access": self._key_access(instance),
-            "read_only": connection.read_only(connection_info, volume),
-            "format": _format(encryption),
+            "read_only": read_only,
+            "format": "never" if read_only else _format(encryption),
             "limits": connection.limits(connection_info, volume),
             "serial": volume[:SERIAL_MAX],
             "queues": nova.conf.CONF.sealblk.queues,

@@ -66,7 +66,7 @@ class Cloud(base.ServersTestBase):
         nova_get = cinder.API.get
 
         def get(context, volume_id, microversion=None):
-            args = () if isinstance(nova_get, mock.Mock) else (None,)
+            args = () if hasattr(nova_get, "side_effect") else (None,)
             volume = nova_get(*args, context, volume_id, microversion)
             if volume_id in self.sizes:
                 volume.update(size=self.sizes[volume_id], bootable=True)
@@ -118,7 +118,7 @@ class Cloud(base.ServersTestBase):
         directory = os.path.join(self.directory, name)
         os.mkdir(directory)
         self.agents[name] = agents.choose(directory)
-        self.addCleanup(self.agents[name].stop)
+        self.addCleanup(self.agents[name].end)
         self.flags(agent_socket=self.agents[name].socket, group="sealblk")
         self.start_compute(name, libvirt_version=LIBVIRT, **kwargs)
 
@@ -142,7 +142,8 @@ class Cloud(base.ServersTestBase):
         return key_id
 
     def set_key(self, key_id):
-        with open(os.path.join(keystore.DIRECTORY, key_id), "w") as f:
+        path = os.path.join(keystore.DIRECTORY, key_id)
+        with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as f:
             f.write(os.urandom(32).hex())
 
     @contextlib.contextmanager

@@ -84,6 +84,8 @@ class Agent:
 
     def attach(self, request, descriptors):
         name = (request["instance"], request["volume"])
+        if request["read_only"] and request["format"] != "never":
+            raise Failure("invalid", "read_only and format")
         known = self.volumes.get(name)
         if known and known["state"] == "serving" and known["source"] != request["source"]:
             raise Failure("conflict")

@@ -59,10 +59,12 @@ class LifeTest(cloud.Cloud):
         server = self.boot(self.encrypted())
         limited = self.encrypted(
             qos_specs={"total_iops_sec": "500", "read_bytes_sec_max": "1048576"},
-            access_mode="ro",
             physical_block_size="4096",
             discard=True,
         )
+        self.attach(server, limited)
+        self.detach(server, limited)
+        self.connections[limited]["data"]["access_mode"] = "ro"
         self.attach(server, limited)
         request, answer = self.requests("attach")[-1]
         self.assertEqual({"total_iops_sec": 500, "read_bytes_sec_max": 1048576}, request["limits"])

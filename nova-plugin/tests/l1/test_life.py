@@ -106,7 +106,8 @@ class LifeTest(cloud.Cloud):
         self.api.post_server_action(server["id"], {"rescue": {"rescue_image_ref": self.image()}})
         self._wait_for_state_change(server, "RESCUE")
         self.assertEqual("serving", self.served(server, root))
-        self._unrescue_server(server)
+        self.api.post_server_action(server["id"], {"unrescue": None})
+        self._wait_for_state_change(server, "ACTIVE")
         types = {d.get("type") for d in self.disks(server).values()}
         self.assertEqual({"vhostuser"}, types)
 

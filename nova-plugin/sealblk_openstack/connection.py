@@ -80,14 +80,18 @@ def limits(connection_info, volume):
     found = {}
     for name, value in specs.items():
         if name not in LIMITS:
-            LOG.warning("volume %s: qos_specs %s=%s has no meaning for sealblk", volume, name, value)
+            LOG.warning(
+                "volume %s: qos_specs %s=%s has no meaning for sealblk", volume, name, value
+            )
             continue
         try:
             found[name] = int(str(value))
         except ValueError:
             found[name] = -1
         if not 0 <= found[name] < 2**63:
-            raise errors.Refused(f"Volume {volume}: its type's qos_specs {name} is no number: {value}")
+            raise errors.Refused(
+                f"Volume {volume}: its type's qos_specs {name} is no number: {value}"
+            )
     return found
 
 

@@ -22,10 +22,10 @@ SOURCE_TYPE = "vhostuser"
 # What libvirt refuses on such a disk. Nova sets some of them after us (_set_cache_mode), therefore
 # they are left out again when the XML is written.
 _NONE = (
-    "driver_cache driver_discard driver_io serial auth_username auth_secret_type auth_secret_uuid "
-    "logical_block_size physical_block_size snapshot backing_store mirror volume_encryption "
-    "ephemeral_encryption source_path source_protocol source_name device_addr"
-).split()
+    "driver_cache driver_discard driver_io serial snapshot source_path source_protocol source_name",
+    "auth_username auth_secret_type auth_secret_uuid volume_encryption ephemeral_encryption",
+    "logical_block_size physical_block_size backing_store mirror device_addr",
+)
 _IOTUNE = "disk_"
 
 
@@ -57,7 +57,7 @@ def patch():
 
 
 def _strip(disk):
-    for name in _NONE:
+    for name in " ".join(_NONE).split():
         if getattr(disk, name, None) is not None:
             setattr(disk, name, None)
     for name in list(vars(disk)):

@@ -9,16 +9,16 @@ before anything has begun.
 import sys
 
 from nova.compute import utils as compute_utils
-from nova import exception
-from nova import objects
 import nova.conf
-from nova.virt import driver as virt_driver
 from nova.virt.libvirt import blockinfo
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 from oslo_serialization import jsonutils
 from oslo_utils import excutils
 
+from nova import exception
+from nova import objects
+from nova.virt import driver as virt_driver
 from sealblk_openstack import conf
 from sealblk_openstack import connection
 from sealblk_openstack import diskxml
@@ -56,7 +56,9 @@ class SealLibvirtDriver(libvirt_driver.LibvirtDriver):
     def _connect_volume(self, context, connection_info, instance, encryption=None):
         ours = self._volumes.plan(context, connection_info, instance, encryption)
         if ours is None:
-            return super()._connect_volume(context, connection_info, instance, encryption=encryption)
+            return super()._connect_volume(
+                context, connection_info, instance, encryption=encryption
+            )
         # Rescue connects what is connected already (a failure here must not end that), and a hard
         # reboot what is parked.
         known = self._volumes.is_served(connection_info, instance)

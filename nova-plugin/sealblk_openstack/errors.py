@@ -68,7 +68,9 @@ class AgentInvalid(AgentError):
 
 class AgentRefused(AgentError):
     kind = "refused"
-    text = "sealblk's agent doesn't accept requests of nova-compute; the operator must allow its user"
+    text = (
+        "sealblk's agent doesn't accept requests of nova-compute; the operator must allow its user"
+    )
 
 
 class NotFound(AgentError):
@@ -88,7 +90,7 @@ class Unsupported(Refused, AgentError):
 
 class NotEncrypted(Refused, AgentError):
     kind = "not-encrypted"
-    text = "its type is encrypted, but the volume has no LUKS header and is not empty; nothing was written to it"
+    text = "it has no LUKS header and may not be formatted (not empty?); nothing was written to it"
 
 
 class BadHeader(Refused, AgentError):

@@ -68,7 +68,9 @@ def _fetch(context, volume, key_id):
     if not isinstance(key, passphrase.Passphrase):
         encoded = binascii.hexlify(encoded or b"")
     if not encoded or len(encoded) > PASSPHRASE_MAX:
-        raise errors.KeyWrong(volume, f"the secret makes a passphrase of {len(encoded or b'')} bytes")
+        raise errors.KeyWrong(
+            volume, f"the secret makes a passphrase of {len(encoded or b'')} bytes"
+        )
     return bytearray(encoded)
 
 

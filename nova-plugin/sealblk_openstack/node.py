@@ -8,10 +8,10 @@ of this node, in Nova's database and in libvirt, is forgotten.
 import time
 
 import nova.conf
-from nova import context as nova_context
-from nova import objects
 from oslo_log import log as logging
 
+from nova import context as nova_context
+from nova import objects
 from sealblk_openstack import agent
 from sealblk_openstack import errors
 

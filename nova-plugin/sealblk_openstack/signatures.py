@@ -8,11 +8,11 @@ know. 26 and 34 are tested, the releases between them were read.
 import inspect
 
 import nova.conf
-from nova import version
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import migration as libvirt_migrate
 from oslo_log import log as logging
 
+from nova import version
 from sealblk_openstack import errors
 
 LOG = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ ours, by its socket in connection_info or, since Nova replaces connection_info a
 import os
 
 import nova.conf
-from nova.virt import block_device as driver_block_device
 from os_brick import encryptors
 from oslo_log import log as logging
 
+from nova.virt import block_device as driver_block_device
 from sealblk_openstack import connection
 from sealblk_openstack import errors
 from sealblk_openstack import keys
@@ -141,7 +141,8 @@ class Volumes:
                 raise
             LOG.error("volume %s stays open: %s", volume, e, instance=instance)
         return ours or (
-            not _is_mapped(data.get("device_path")) and bool(self.encryption(context, connection_info))
+            not _is_mapped(data.get("device_path"))
+            and bool(self.encryption(context, connection_info))
         )
 
     def resize(self, connection_info, instance, requested_size):

@@ -105,7 +105,10 @@ key_prefixes = ["{data}"]
 
     def start(self):
         data = os.path.dirname(self.directory)
-        names = {"user": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
+        names = {
+            "user": pwd.getpwuid(os.getuid()).pw_name,
+            "group": grp.getgrgid(os.getgid()).gr_name,
+        }
         config = os.path.join(self.directory, "agent.toml")
         for path, text in (
             (config, self.CONFIG.format(d=self.directory, data=data, **names)),
@@ -116,8 +119,10 @@ key_prefixes = ["{data}"]
         for name in ("run", "state", "daemons"):
             os.makedirs(os.path.join(self.directory, name), exist_ok=True)
         program = os.path.join(binaries(), "sealblk-agent")
-        self.log = open(os.path.join(self.directory, "log"), "ab")
-        self.process = subprocess.Popen([program, "--config", config], stderr=self.log, stdout=self.log)
+        self.log = open(os.path.join(self.directory, "log"), "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [program, "--config", config], stderr=self.log, stdout=self.log
+        )
         self.wait()
         return self
 

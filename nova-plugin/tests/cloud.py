@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from unittest import mock
 
+import agents
 import keystore
 from lxml import etree
 import nova.conf
@@ -19,9 +20,8 @@ from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base
 from nova.volume import cinder
 from oslo_utils import uuidutils
-
-import agents
 import strict_libvirt
+
 from sealblk_openstack import agent
 from sealblk_openstack import conf
 
@@ -60,7 +60,7 @@ class Cloud(base.ServersTestBase):
         self.flavor = self._create_flavor(disk=0, ephemeral=0)
         self._patch_cinder()
 
-    def useFixture(self, fixture):  # noqa: N802
+    def useFixture(self, fixture):
         """Nova 26 has no CAST_AS_CALL: there its fixture is always used."""
         if isinstance(fixture, nova_fixtures.CastAsCallFixture) and not self.CAST_AS_CALL:
             return fixture
@@ -275,7 +275,10 @@ class Cloud(base.ServersTestBase):
 
     def disks(self, server, host="host1"):
         """The guest's disks in libvirt: target -> element."""
-        return {d.find("target").get("dev"): d for d in self.domain(server, host).findall("./devices/disk")}
+        return {
+            d.find("target").get("dev"): d
+            for d in self.domain(server, host).findall("./devices/disk")
+        }
 
     def domain(self, server, host="host1"):
         connection = self.computes[host].driver._host.get_connection()

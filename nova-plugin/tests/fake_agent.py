@@ -17,9 +17,19 @@ import threading
 MAGIC = b"LUKS\xba\xbe\x00\x02"
 FORMS = {
     "hello": set(),
-    "attach": set(
-        "instance volume source key key_id key_access read_only format limits serial queues".split()
-    ),
+    "attach": {
+        "instance",
+        "volume",
+        "source",
+        "key",
+        "key_id",
+        "key_access",
+        "read_only",
+        "format",
+        "limits",
+        "serial",
+        "queues",
+    },
     "park": {"instance", "volume"},
     "detach": {"instance", "volume"},
     "forget": {"instance"},

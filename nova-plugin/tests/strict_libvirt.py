@@ -19,10 +19,10 @@ def check_disk(disk, shared):
     if disk.get("type") != "vhostuser":
         return None
     problems = [f"<{c.tag}>" for c in disk if c.tag not in DISK_CHILDREN]
-    problems += [f"{a}=" for a in disk.keys() if a not in DISK_ATTRIBUTES]
+    problems += [f"{a}=" for a in disk.attrib if a not in DISK_ATTRIBUTES]
     driver, source, target = disk.find("driver"), disk.find("source"), disk.find("target")
     if driver is not None:
-        problems += [f"driver {a}=" for a in driver.keys() if a not in DRIVER_ATTRIBUTES]
+        problems += [f"driver {a}=" for a in driver.attrib if a not in DRIVER_ATTRIBUTES]
     if disk.get("device") != "disk":
         problems.append(f"device={disk.get('device')}")
     if target is None or target.get("bus") != "virtio":
@@ -73,7 +73,9 @@ class StrictLibvirt(fixtures.Fixture):
 
         def keep(domain, xml):
             dom = etree.fromstring(xml)
-            domain._seal_memory = [e for e in (dom.find("memoryBacking"), dom.find("cpu")) if e is not None]
+            domain._seal_memory = [
+                e for e in (dom.find("memoryBacking"), dom.find("cpu")) if e is not None
+            ]
             domain._seal_disks = {
                 d.find("target").get("dev"): d
                 for d in dom.findall("./devices/disk[@type='vhostuser']")
@@ -116,4 +118,6 @@ class StrictLibvirt(fixtures.Fixture):
             (fakelibvirt.Domain, "attachDevice", strict_attach),
             (fakelibvirt.Domain, "XMLDesc", full_description),
         ):
-            self.useFixture(fixtures.MonkeyPatch(f"{owner.__module__}.{owner.__name__}.{name}", new))
+            self.useFixture(
+                fixtures.MonkeyPatch(f"{owner.__module__}.{owner.__name__}.{name}", new)
+            )

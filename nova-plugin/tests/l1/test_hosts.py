@@ -44,7 +44,9 @@ class MovesTest(cloud.Cloud):
         service = self.admin_api.get_services(binary="nova-compute", host="host1")[0]
         self.admin_api.put_service(service["id"], {"forced_down": "true"})
         # Since microversion 2.95 an evacuated server is left stopped.
-        stopped = api_version_request.max_api_version() >= api_version_request.APIVersionRequest("2.95")
+        stopped = api_version_request.max_api_version() >= api_version_request.APIVersionRequest(
+            "2.95"
+        )
         state = "SHUTOFF" if stopped else "ACTIVE"
         server = self._evacuate_server(server, expected_host="host2", expected_state=state)
         if stopped:

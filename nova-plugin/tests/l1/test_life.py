@@ -4,9 +4,9 @@ import os
 
 import cloud
 import keystore
-from oslo_utils import uuidutils
 from nova.tests.functional.api import client
 from oslo_serialization import jsonutils
+from oslo_utils import uuidutils
 
 
 class LifeTest(cloud.Cloud):

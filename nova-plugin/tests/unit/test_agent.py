@@ -8,15 +8,28 @@ import threading
 import unittest
 
 import agents
+
 from sealblk_openstack import agent
 from sealblk_openstack import errors
 
 INSTANCE = "11111111-2222-4333-8444-555555555555"
 VOLUME = "5b111111-2222-4333-8444-555555555555"
-KINDS = (
-    "invalid refused not-found conflict unsupported not-encrypted header key-denied key-missing "
-    "key-unreachable key-wrong volume timeout internal"
-).split()
+KINDS = [
+    "invalid",
+    "refused",
+    "not-found",
+    "conflict",
+    "unsupported",
+    "not-encrypted",
+    "header",
+    "key-denied",
+    "key-missing",
+    "key-unreachable",
+    "key-wrong",
+    "volume",
+    "timeout",
+    "internal",
+]
 
 
 class Once:
@@ -114,7 +127,7 @@ class AgentTest(unittest.TestCase):
             fake.ask(op="test", do="lost", instance=instance, volume=VOLUME)
         self.assertEqual(wanted, [e["instance"] for e in self.client.instances()])
         self.assertEqual({VOLUME}, set(self.client.volumes(wanted[3])))
-        self.assertEqual({}, self.client.volumes(INSTANCE))
+        self.assertEqual({}, self.client.volumes("9" + INSTANCE[1:]))
 
     def test_requests_from_many_threads(self):
         self.fake()

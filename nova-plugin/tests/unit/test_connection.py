@@ -83,7 +83,9 @@ class LimitsTest(unittest.TestCase):
 
     def test_front_end_specs_become_numbers(self):
         self.assertEqual({}, connection.limits(info(qos_specs=None), VOLUME))
-        found = self.limits(total_iops_sec="500", read_bytes_sec_max=7, write_iops_sec_max_length="3")
+        found = self.limits(
+            total_iops_sec="500", read_bytes_sec_max=7, write_iops_sec_max_length="3"
+        )
         expected = {"total_iops_sec": 500, "read_bytes_sec_max": 7, "write_iops_sec_max_length": 3}
         self.assertEqual(expected, found)
 

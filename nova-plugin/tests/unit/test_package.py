@@ -1,17 +1,17 @@
 """What is installed where, the options' sample, the requirements' words, Nova's known interfaces."""
 
+from importlib import metadata
 import os
 import types
 import unittest
-from importlib import metadata
 from unittest import mock
 
-import nova
 import nova.conf
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_config import fixture
 import sample_config
 
+import nova
 import sealblk_openstack
 from sealblk_openstack import conf
 from sealblk_openstack import errors

@@ -187,5 +187,5 @@ def binaries():
 
 def choose(directory):
     """An agent on ``directory``, started."""
-    wanted = os.environ.get("SEALBLK_TEST_AGENT", "fake")
+    wanted = os.environ.get("SEALBLK_TEST_AGENT", "real")
     return {"fake": Fake, "real": Real}[wanted](directory).start()

@@ -5,7 +5,7 @@
 #        nova.sh lint                        ruff's check and format
 #        nova.sh sample                      writes nova-plugin/etc/sealblk.conf.sample anew
 #        nova.sh python VERSION ARG...       Python with Nova 34 or 26 and the plugin
-# env:   SEALBLK_CACHE=/var/tmp/sealblk-cache: where the environments go (430 and 290 MB)
+# env:   SEALBLK_CACHE=/var/tmp/sealblk-cache: where the environments go (440 and 195 MB)
 #        SEALBLK_TEST_AGENT=fake: a stand-in for the agent in l1, instead of the built one
 #        SEALBLK_BIN_DIR: where sealblk-agent and sealblkd are (default: target/test-fast or target/debug)
 # needs: Debian 12: python3-venv, apt's package lists. Reaches pip's index and Debian's archive.

@@ -13,3 +13,4 @@ done
 cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
 shellcheck .ci/run scripts/*.sh
 cargo xtask check
+scripts/nova.sh lint

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Every check that runs no code of ours: format, clippy, licences and sources of dependencies,
-# shell scripts, and the promises that `cargo xtask check` keeps.
+# shell scripts, and the promises that `cargo xtask check
+scripts/check-units.sh` keeps.
 # usage: lint.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,3 +14,4 @@ done
 cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
 shellcheck .ci/run scripts/*.sh
 cargo xtask check
+scripts/check-units.sh

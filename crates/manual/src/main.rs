@@ -6,6 +6,8 @@
 //! Deliberately absent: pages of file formats; those are written by hand, in dist/man.
 
 mod completions;
+#[cfg(test)]
+mod formats;
 mod pages;
 mod programs;
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Every check that runs no code of ours: format, clippy, licences and sources of dependencies,
-# shell scripts, and the promises that `cargo xtask check
-scripts/check-units.sh` keeps.
+# shell scripts, systemd units, and the promises that `cargo xtask check` keeps.
 # usage: lint.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -12,5 +12,7 @@ for features in '' rbd iscsi; do
 done
 cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
 shellcheck .ci/run scripts/*.sh
+shellcheck --shell=bash --exclude=SC2034 devstack/plugin.sh devstack/settings
+shellcheck --shell=sh dist/debian/*/p*
 cargo xtask check
 scripts/check-units.sh

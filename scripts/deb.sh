@@ -4,7 +4,8 @@
 # usage: deb.sh
 # env:   SEALBLK_BIN_DIR: where sealblkd, sealblk-agent and sealblk are (default: target/release)
 #        SEALBLK_MANUAL: where the generated man/ and completions/ are (default: they are made)
-#        DEB_REVISION: Debian revision (default 1); SOURCE_DATE_EPOCH: date of all files (default: the
+#        DEB_REVISION: Debian revision (default 1); DEB_MAINTAINER: NAME <ADDRESS> of who builds them;
+#        SOURCE_DATE_EPOCH: date of all files (default: the
 #        last commit's)
 # needs: dpkg-dev (dpkg-shlibdeps), binutils, python3
 set -euo pipefail
@@ -20,7 +21,7 @@ done
 bin=${SEALBLK_BIN_DIR:-target/release}
 out=target/deb
 stage=target/deb/stage
-maintainer='sealblk developers <sealblk@localhost>'
+maintainer=${DEB_MAINTAINER:-sealblk developers <packages@sealblk.example.org>}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 upstream=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -72,7 +73,7 @@ document() { # PACKAGE FILE...: with what policy wants of every package
   local log="$stage/$1/usr/share/doc/$1/changelog.Debian"
   {
     echo "$1 ($version) unstable; urgency=medium"
-    printf '\n  * See /usr/share/doc/sealblk/CHANGELOG.md.\n\n'
+    printf '\n  * See /usr/share/doc/sealblk/changelog.gz.\n\n'
     echo " -- $maintainer  $(date -R -u -d "@$SOURCE_DATE_EPOCH")"
   } >"$log"
   gzip -9n "$log"
@@ -128,7 +129,8 @@ for one in docs/*.md docs/*.json; do
   case $one in docs/benchmarks* | docs/performance.md) ;; *) [ -e "$one" ] && docs+=("$one") ;; esac
 done
 into sealblk 644 usr/share/doc/sealblk/examples dist/systemd/network-volume.conf dist/examples/keys.toml
-document sealblk README.md CHANGELOG.md SECURITY.md "${docs[@]}"
+document sealblk README.md SECURITY.md "${docs[@]}"
+gzip -9nc CHANGELOG.md >"$stage/sealblk/usr/share/doc/sealblk/changelog.gz"
 finish sealblk
 
 # The node's agent.

@@ -5,8 +5,7 @@
 # env:   SEALBLK_BIN_DIR: where sealblkd, sealblk-agent and sealblk are (default: target/release)
 #        SEALBLK_MANUAL: where the generated man/ and completions/ are (default: they are made)
 #        DEB_REVISION: Debian revision (default 1); DEB_MAINTAINER: NAME <ADDRESS> of who builds them;
-#        SOURCE_DATE_EPOCH: date of all files (default: the
-#        last commit's)
+#        SOURCE_DATE_EPOCH: date of all files (default: the last commit's)
 # needs: dpkg-dev (dpkg-shlibdeps), binutils, python3
 set -euo pipefail
 cd "$(dirname "$0")/.."

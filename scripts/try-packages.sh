@@ -49,6 +49,8 @@ trap 'umount -R "$system" 2>/dev/null || true; rm -rf --one-file-system "$system
 # A mount of its own: clean-up can't reach anything else.
 mount -t tmpfs -o size=4G,mode=0755 tmpfs "$system"
 tar -C "$system" --numeric-owner -xf "$clean"
+# That of mktemp's directory came along.
+chmod 0755 "$system"
 mount -t proc proc "$system/proc"
 mount --rbind /sys "$system/sys"
 mount --rbind /dev "$system/dev"

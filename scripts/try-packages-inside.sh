@@ -50,11 +50,12 @@ if command -v systemd-analyze >/dev/null; then
   [ -z "$complaints" ] || die "$complaints"
 fi
 
+# In sectors of 4096 bytes: on a tmpfs a file has blocks of that size.
 step 'a volume by hand'
 install -d -m 0750 -o sealblk -g kvm /srv/volumes
 head -c 32 /dev/urandom | install -o sealblk -m 0600 /dev/stdin /etc/sealblk/disk.key
 as_sealblk() { setpriv --reuid sealblk --regid kvm --clear-groups "$@"; }
-as_sealblk sealblk format --volume file:/srv/volumes/one.img --size 64M --kdf pbkdf2 --key file:/etc/sealblk/disk.key
+as_sealblk sealblk format --volume file:/srv/volumes/one.img --size 64M --sector-size 4096 --kdf pbkdf2 --key file:/etc/sealblk/disk.key
 cat >/etc/sealblk/disk.toml <<'EOF'
 [daemon]
 control = "/run/sealblk/control.sock"
@@ -72,7 +73,7 @@ expect /run/sealblk/one.sock sealblk:kvm 660
 client stop "$daemon"
 
 step 'a volume through the agent'
-as_sealblk sealblk format --volume file:/srv/volumes/two.img --size 64M --kdf pbkdf2 --key file:/etc/sealblk/disk.key
+as_sealblk sealblk format --volume file:/srv/volumes/two.img --size 64M --sector-size 4096 --kdf pbkdf2 --key file:/etc/sealblk/disk.key
 useradd --system nova
 sed -e 's|^#file_prefixes.*|file_prefixes = ["/srv/volumes"]|' \
   /usr/share/doc/sealblk-agent/examples/agent.toml >/etc/sealblk/agent.toml

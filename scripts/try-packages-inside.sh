@@ -16,7 +16,7 @@ apt_get() {
 step 'installing by apt'
 # debootstrap's system has no list of packages, and leaves manual pages where they are.
 apt_get update
-apt_get install man-db python3-minimal bash-completion
+apt_get install man-db python3 bash-completion
 apt_get install ./sealblk_*.deb ./sealblk-agent_*.deb ./sealblk-monitoring_*.deb
 apt_get check
 

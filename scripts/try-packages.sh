@@ -9,9 +9,36 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${SEALBLK_CACHE:-/var/tmp/sealblk-cache}
+
+# In the namespaces, with DIRECTORY NOVA: makes the system's copy in DIRECTORY and goes there.
+inside() {
+  local system=$1 nova=$2
+  mount -t tmpfs -o size=4G,mode=0755 tmpfs "$system"
+  tar -C "$system" --numeric-owner -xf "$cache/bookworm-minbase.tar"
+  # That of mktemp's directory came along.
+  chmod 0755 "$system"
+  mount -t proc proc "$system/proc"
+  mount --rbind /sys "$system/sys"
+  mount --rbind /dev "$system/dev"
+  mount -t tmpfs -o mode=0755 tmpfs "$system/run"
+  cp /etc/resolv.conf "$system/etc/resolv.conf" 2>/dev/null || true
+  [ ! -e /etc/apt/apt.conf.d ] || find /etc/apt/apt.conf.d -iname '*proxy*' -exec cp {} "$system/etc/apt/apt.conf.d/" \;
+  printf '#!/bin/sh\nexit 101\n' >"$system/usr/sbin/policy-rc.d"
+  chmod 755 "$system/usr/sbin/policy-rc.d"
+  mkdir "$system/packages"
+  cp target/deb/*.deb scripts/try-packages-inside.sh scripts/try-packages-client.py "$system/packages/"
+  env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+    NOVA="$nova" ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+    chroot "$system" bash /packages/try-packages-inside.sh
+}
+
 nova=yes
 case ${1:-} in
   --no-nova) nova=no ;;
+  inside)
+    inside "$2" "$3"
+    exit
+    ;;
   '') ;;
   *) echo "usage: try-packages.sh [--no-nova]" >&2; exit 2 ;;
 esac
@@ -20,11 +47,6 @@ die() { echo "try-packages: $*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die 'needs root (chroot)'
 command -v debootstrap >/dev/null || die 'debootstrap is missing: apt-get install debootstrap'
 ls target/deb/*.deb >/dev/null 2>&1 || die "no packages: run 'make deb'"
-
-# Everything below is mounted in a namespace of our own, and is gone with it.
-if [ "${SEALBLK_TRY_UNSHARED:-}" != yes ]; then
-  SEALBLK_TRY_UNSHARED=yes exec unshare --mount --propagation private --pid --fork --mount-proc "$0" "$@"
-fi
 
 # shellcheck disable=SC2016  # apt-get replaces it, not the shell
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Codename: bookworm' 'Component: main' | sed -n 1p)
@@ -45,23 +67,10 @@ if [ ! -e "$clean" ]; then
 fi
 
 system=$(mktemp -d "$cache/try.XXXXXX")
-trap 'umount -R "$system" 2>/dev/null || true; rm -rf --one-file-system "$system"' EXIT
-# A mount of its own: clean-up can't reach anything else.
-mount -t tmpfs -o size=4G,mode=0755 tmpfs "$system"
-tar -C "$system" --numeric-owner -xf "$clean"
-# That of mktemp's directory came along.
-chmod 0755 "$system"
-mount -t proc proc "$system/proc"
-mount --rbind /sys "$system/sys"
-mount --rbind /dev "$system/dev"
-mount -t tmpfs -o mode=0755 tmpfs "$system/run"
-cp /etc/resolv.conf "$system/etc/resolv.conf" 2>/dev/null || true
-[ ! -e /etc/apt/apt.conf.d ] || find /etc/apt/apt.conf.d -iname '*proxy*' -exec cp {} "$system/etc/apt/apt.conf.d/" \;
-printf '#!/bin/sh\nexit 101\n' >"$system/usr/sbin/policy-rc.d"
-chmod 755 "$system/usr/sbin/policy-rc.d"
-mkdir "$system/packages"
-cp target/deb/*.deb scripts/try-packages-inside.sh scripts/try-packages-client.py "$system/packages/"
-env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
-  NOVA="$nova" ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-  chroot "$system" bash /packages/try-packages-inside.sh
+# Mounts and processes are in namespaces of their own, and gone with them.
+status=0
+unshare --mount --propagation private --pid --fork --mount-proc \
+  bash scripts/try-packages.sh inside "$system" "$nova" || status=$?
+rmdir "$system"
+[ "$status" = 0 ] || die 'failed'
 echo 'try-packages: all is well'

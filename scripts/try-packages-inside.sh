@@ -112,8 +112,8 @@ for gone in /usr/bin/sealblk /usr/bin/sealblkd /usr/bin/sealblk-agent /usr/lib/s
 done
 [ -e /etc/logrotate.d/sealblk ] || die 'a configuration file was removed without a purge'
 step 'purging: configuration goes; keys and volumes stay, and that is said'
-apt_get purge sealblk sealblk-agent sealblk-monitoring
+dpkg --purge sealblk-agent sealblk >/tmp/purge.log 2>&1 || die "purge: $(cat /tmp/purge.log)"
 [ ! -e /etc/logrotate.d/sealblk ] || die 'a configuration file is left'
-grep -q 'sealblk: /etc/sealblk is kept' /tmp/apt.log || die "the purge doesn't say what it keeps"
+grep -q 'sealblk: /etc/sealblk is kept' /tmp/purge.log || die "the purge doesn't say what it keeps"
 [ -s /etc/sealblk/disk.key ] || die 'the purge removed a key'
 [ -s /srv/volumes/two.img ] || die 'the purge removed a volume'

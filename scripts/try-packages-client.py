@@ -8,6 +8,7 @@ usage: try-packages-client.py start PROGRAM ARGS...  starts it, waits for READY=
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ def start(program):
             while b"READY=1" not in notify.recv(4096):
                 pass
         except TimeoutError:
-            sys.exit(f"{program} is not ready: {open(log.name).read()}")
+            sys.exit(f"{program} is not ready: see {log.name}")
         finally:
             os.unlink(path)
     print(process.pid)
@@ -47,8 +48,6 @@ def start(program):
 def stop(pid):
     with_end = os.pidfd_open(pid)
     os.kill(pid, signal.SIGTERM)
-    import select
-
     if not select.select([with_end], [], [], LIMIT)[0]:
         sys.exit(f"process {pid} doesn't end")
 

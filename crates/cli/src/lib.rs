@@ -3,8 +3,8 @@
 //! Contract: the same modules as the program's, read a second time; they do nothing but describe.
 //! Deliberately absent: what the commands do. That is the program, beside this file.
 
-#![expect(dead_code, reason = "what the arguments are used for is in the program")]
-#![expect(unused_imports, reason = "the same")]
+#![allow(dead_code, reason = "what the arguments are used for is in the program")]
+#![allow(unused_imports, reason = "the same")]
 
 mod args;
 mod size;

@@ -16,6 +16,7 @@ fn the_page_of_the_daemons_configuration_has_every_documented_field() {
     let page = include_str!("../../../dist/man/sealblkd.toml.5").replace("\\-", "-");
     let fields = documented_fields(docs, "## Configuration", "## As a service");
     assert!(fields.iter().any(|field| field == "on_error"), "{fields:?}");
-    let missing: Vec<_> = fields.into_iter().filter(|field| !page.contains(field.as_str())).collect();
+    let missing: Vec<_> =
+        fields.into_iter().filter(|field| !page.contains(field.as_str())).collect();
     assert_eq!(missing, Vec::<String>::new(), "not in dist/man/sealblkd.toml.5");
 }

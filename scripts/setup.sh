@@ -16,7 +16,7 @@ packages=(gcc g++ make libc6-dev pkg-config)
 case ${1:-test} in
   build) ;;
   test) packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
-                   dosfstools fdisk mtools syslinux syslinux-common
+                   dosfstools fdisk mtools syslinux syslinux-common systemd
                    ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
                    openssl python3-venv) ;;
   *) die "unknown argument $1: 'build' or 'test'" ;;

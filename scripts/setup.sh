@@ -17,7 +17,8 @@ case ${1:-test} in
   build) ;;
   test) packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
                    dosfstools fdisk mtools syslinux syslinux-common
-                   ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt) ;;
+                   ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
+                   openssl python3-venv) ;;
   *) die "unknown argument $1: 'build' or 'test'" ;;
 esac
 

@@ -55,6 +55,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
+    /// Where the key managers are described that `barbican:`, `vault:` and `kmip:` keys come from
+    /// [default: /etc/sealblk/keys.toml]
+    #[arg(long, value_name = "FILE")]
+    key_managers: Option<PathBuf>,
+
     /// Directory for what no volume has a place for: ages of LUKS1 keys, header backups
     /// [default: /var/lib/sealblk]
     #[arg(long, value_name = "PATH")]
@@ -84,7 +89,8 @@ pub(crate) struct Args {
 /// Flags of a single volume.
 #[derive(Debug, clap::Args)]
 struct Single {
-    /// Where its passphrase is: `file:PATH`, the file's whole content, byte for byte
+    /// Where its passphrase is: `file:PATH` (or `fd:N`), the whole content, byte for byte;
+    /// `barbican:UUID`, `vault:PATH`, `kmip:ID`
     #[arg(long, value_name = "SOURCE", requires = "volume")]
     key: Option<String>,
 
@@ -195,6 +201,7 @@ impl Args {
     pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
         let flags = DaemonConfig {
             control: self.control,
+            key_managers: self.key_managers,
             state_dir: self.state_dir,
             audit_log: self.audit_log,
             log_level: self.log_level,
@@ -241,6 +248,7 @@ impl Args {
         let mut config = config::load(&path)?;
         let daemon = &mut config.daemon;
         daemon.control = flags.control.or(daemon.control.take());
+        daemon.key_managers = flags.key_managers.or(daemon.key_managers.take());
         daemon.state_dir = flags.state_dir.or(daemon.state_dir.take());
         daemon.audit_log = flags.audit_log.or(daemon.audit_log.take());
         daemon.log_level = flags.log_level.or(daemon.log_level.take());

@@ -169,6 +169,7 @@ pub(crate) fn open(
                 volume: volume.clone(),
                 board: disk.switchboard(),
                 key: keys.key,
+                key_managers: config.key_managers.clone(),
                 policy: config.rotation.clone(),
                 ages: ages.clone(),
                 uuid: keys.uuid,
@@ -298,7 +299,7 @@ fn open_keys(
 ) -> anyhow::Result<(sealblk_luks::Unlocked, KeySource)> {
     let mut failure = None;
     for source in std::iter::once(key).chain(&config.new_key) {
-        let fetched = match source.fetch() {
+        let fetched = match config.key_managers.fetch(source) {
             Ok(fetched) => fetched,
             Err(error) => {
                 // Of two that fail the first is the one to end with.

@@ -63,9 +63,10 @@ pub fn sealblkd() -> ExitCode {
         Err(error) => return complain(&error.to_string(), EXIT_CONFIG),
     }
     let check = args.check;
-    let config = match args.into_config().and_then(|config| {
+    let config = match args.into_config().and_then(|mut config| {
         log::init(&config.daemon)?;
         config.check_host()?;
+        config.load_key_managers()?;
         Ok(config)
     }) {
         Ok(config) => config,

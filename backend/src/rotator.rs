@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 
 use sealblk_api::{Rotation as Told, RotationOrder, RotationState};
 use sealblk_engine::Switchboard;
-use sealblk_keys::KeySource;
+use sealblk_keys::{KeyManagers, KeySource};
 use sealblk_luks::{Header, KeyAge, Policy, Rotation, Unlocked};
 use sealblk_rotation::{
     Ages, Controls, Phase, Place, Reader, Watch, Wishes, ZONE_BYTES, ZONE_BYTES_MAX, carry_out,
@@ -46,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) volume: Arc<dyn Volume>,
     pub(crate) board: Switchboard,
     pub(crate) key: KeySource,
+    pub(crate) key_managers: Arc<KeyManagers>,
     pub(crate) policy: RotationPolicy,
     pub(crate) ages: Ages,
     /// Where header backups go, and what must not be forgotten.
@@ -214,6 +215,12 @@ impl Rotator {
             } => {
                 let parsed = new_key.as_deref().map(str::parse::<KeySource>).transpose();
                 let new_key = parsed.map_err(|e| Refused::Conflict(format!("the new key: {e}")))?;
+                if matches!(new_key, Some(KeySource::Fd(_))) {
+                    return conflict(
+                        "the new key: whoever asks knows none of this process's \
+                                     descriptors",
+                    );
+                }
                 if let Some(bytes) = hotzone_bytes
                     && !(ZONE_BYTES_MIN..=ZONE_BYTES_MAX).contains(&bytes)
                 {

@@ -372,3 +372,20 @@ fn holding_may_have_a_limit() {
         assert!(text.contains(expected), "{lines}: {text}");
     }
 }
+
+#[test]
+fn key_managers_must_be_usable_where_a_volume_needs_them_or_somebody_names_them() {
+    let missing = "[daemon]\nkey_managers = \"/nowhere/keys.toml\"\n";
+    let error = good(&format!("{missing}{MINIMAL}")).load_key_managers().unwrap_err().to_string();
+    assert!(error.contains("/nowhere/keys.toml: No such file"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.toml");
+    std::fs::write(&file, "").unwrap();
+    let named = format!("[daemon]\nkey_managers = {file:?}\n");
+    let mut config = good(&format!("{named}{MINIMAL}new_key = \"vault:a\"\n"));
+    config.load_key_managers().unwrap();
+    let volume = &config.volumes[0];
+    let key = volume.new_key.as_ref().unwrap();
+    let error = volume.key_managers.fetch(key).unwrap_err().to_string();
+    assert!(error.contains("keys.toml has no section [vault]"), "{error}");
+}

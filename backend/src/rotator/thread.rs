@@ -125,8 +125,9 @@ fn tell(inner: &Inner, change: impl FnOnce(&mut Told)) {
 fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Result<Begun> {
     let parts = &inner.parts;
     let key = inner.lock().key.clone();
-    let old = key.fetch()?;
-    let new = start.new_key.as_ref().map(KeySource::fetch).transpose().context("the new key")?;
+    let fetch = |source: &KeySource| parts.key_managers.fetch(source);
+    let old = fetch(&key)?;
+    let new = start.new_key.as_ref().map(fetch).transpose().context("the new key")?;
     if let Some(warning) = new.as_ref().and_then(|new| new.warning.as_ref()) {
         tracing::warn!("{warning}");
     }

@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub(crate) mod check;
 pub(crate) mod format;
 pub(crate) mod header;
 pub(crate) mod inspect;

@@ -2,7 +2,8 @@
 //! daemon through its control socket.
 //!
 //! Contract: results go to standard output, questions and warnings to standard error; the exit
-//! status is 0 (done), 1 (failed), 2 (wrong command line) or 3 (refused, nothing was changed).
+//! status is 0 (done), 1 (failed), 2 (wrong command line) or 3 (refused, nothing was changed), and
+//! of `key check` also 4 to 8, by what is wrong with the key.
 //!
 //! Deliberately absent: asking for passphrases at a terminal, and keys in arguments.
 
@@ -40,12 +41,24 @@ fn main() -> ExitCode {
             (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
         let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
         let redraws = io::stdout().is_terminal();
+<<<<<<< HEAD
         let mut console =
             Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
         match &asked {
             Asked::Node(args) => commands::node::run(args, &mut console)?,
             Asked::Volume(cli) => run(&cli.command, &mut console)?,
         }
+=======
+        let mut console = Console {
+            out: &mut out,
+            err: &mut err,
+            input: &mut input,
+            interactive,
+            redraws,
+            key_managers: cli.key_managers,
+        };
+        run(&cli.command, &mut console)?;
+>>>>>>> main
         Ok(out.flush()?)
     });
     match result {
@@ -72,6 +85,7 @@ fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Failure> {
         Command::Inspect(args) => commands::inspect::run(args, console),
         Command::Key(Key::Add(args)) => commands::key::add(args, console),
         Command::Key(Key::Remove(args)) => commands::key::remove(args, console),
+        Command::Key(Key::Check(args)) => commands::check::run(args, console),
         Command::Rewrap(args) => commands::key::rewrap(args, console),
         Command::Rotate(args) => commands::rotate::run(args, console),
         Command::Header(HeaderCommand::Backup(args)) => commands::header::backup(args, console),

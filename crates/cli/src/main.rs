@@ -41,24 +41,22 @@ fn main() -> ExitCode {
             (io::stdout().lock(), io::stderr().lock(), io::stdin().lock());
         let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
         let redraws = io::stdout().is_terminal();
-<<<<<<< HEAD
-        let mut console =
-            Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
-        match &asked {
-            Asked::Node(args) => commands::node::run(args, &mut console)?,
-            Asked::Volume(cli) => run(&cli.command, &mut console)?,
-        }
-=======
+        let key_managers = match &asked {
+            Asked::Node(_) => None,
+            Asked::Volume(cli) => cli.key_managers.clone(),
+        };
         let mut console = Console {
             out: &mut out,
             err: &mut err,
             input: &mut input,
             interactive,
             redraws,
-            key_managers: cli.key_managers,
+            key_managers,
         };
-        run(&cli.command, &mut console)?;
->>>>>>> main
+        match &asked {
+            Asked::Node(args) => commands::node::run(args, &mut console)?,
+            Asked::Volume(cli) => run(&cli.command, &mut console)?,
+        }
         Ok(out.flush()?)
     });
     match result {

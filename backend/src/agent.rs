@@ -53,6 +53,12 @@ use crate::{limits, log, notify, version};
 /// How long requests that are in work may take at the agent's end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
+/// The command line of `sealblk-agent`, for its manual page and completions.
+pub fn sealblk_agent_command() -> clap::Command {
+    use clap::CommandFactory;
+    Args::command()
+}
+
 /// What `sealblk-agent` runs.
 pub fn sealblk_agent() -> ExitCode {
     if let Err(error) = sealblk_secret::harden_process() {

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sealblk_block::in_one_line;
 
-pub use crate::agent::sealblk_agent;
+pub use crate::agent::{sealblk_agent, sealblk_agent_command};
 use crate::args::Args;
 use crate::config::{Config, DaemonConfig, LogFormat};
 use crate::managed::Managed;

@@ -14,3 +14,9 @@ pub fn command() -> clap::Command {
     use clap::CommandFactory;
     args::Cli::command()
 }
+
+/// `sealblk --node` with its subcommands: a command line of its own.
+pub fn node_command() -> clap::Command {
+    use clap::CommandFactory;
+    args::Node::command()
+}

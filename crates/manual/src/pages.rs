@@ -126,7 +126,7 @@ pub(crate) mod tests {
         for program in programs::all() {
             let options = each_option(&program.command);
             assert!(
-                options.iter().any(|(_, option)| option == "volume"),
+                options.iter().any(|(_, option)| option == "help"),
                 "found nothing to look for"
             );
             for (command, option) in options {

@@ -10,6 +10,8 @@ pub(crate) struct Program {
     pub(crate) command: Command,
     /// Section of the manual: `1` for commands, `8` for daemons.
     pub(crate) section: &'static str,
+    /// It is a program by itself, which shells can complete.
+    pub(crate) completed: bool,
     /// Files that it reads or makes, and what they are.
     pub(crate) files: &'static [(&'static str, &'static str)],
     /// Other pages.
@@ -22,6 +24,7 @@ pub(crate) fn all() -> Vec<Program> {
         Program {
             command: built(sealblk_cli::command()),
             section: "1",
+            completed: true,
             files: &[(
                 "/run/sealblk/instances/*/control.sock",
                 "control sockets of a node's daemons",
@@ -31,6 +34,7 @@ pub(crate) fn all() -> Vec<Program> {
         Program {
             command: built(sealblk_backend::sealblkd_command()),
             section: "8",
+            completed: true,
             files: &[
                 ("/etc/sealblk/NAME.toml", "configuration of the service sealblkd@NAME"),
                 ("/var/lib/sealblk", "ages of LUKS1 volumes' keys, header backups of rotations"),
@@ -40,6 +44,30 @@ pub(crate) fn all() -> Vec<Program> {
                 ),
             ],
             see_also: &["sealblk(1)", "sealblk-agent(8)", "sealblkd.toml(5)"],
+        },
+        Program {
+            command: built(sealblk_cli::node_command().name("sealblk-node")),
+            section: "1",
+            completed: false,
+            files: &[("/run/sealblk-agent/agent.sock", "the agent's socket")],
+            see_also: &["sealblk(1)", "sealblk-agent(8)"],
+        },
+        Program {
+            command: built(sealblk_backend::sealblk_agent_command()),
+            section: "8",
+            completed: true,
+            files: &[
+                ("/etc/sealblk/agent.toml", "its configuration"),
+                ("/etc/sealblk/keys.toml", "key managers, for keys that the node fetches itself"),
+                ("/run/sealblk-agent/agent.sock", "its socket: docs/agent-protocol.md"),
+                ("/run/sealblk", "volumes' sockets, and the instances' directories"),
+            ],
+            see_also: &[
+                "sealblkd(8)",
+                "sealblk(1)",
+                "sealblk-agent.toml(5)",
+                "sealblk-keys.toml(5)",
+            ],
         },
     ]
 }

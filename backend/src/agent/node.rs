@@ -192,7 +192,8 @@ impl Node {
             .collect();
         drivers.sort();
         let mut key_access = vec![KeyAccess::User];
-        if self.managers.any() {
+        // Also an empty file: keys may be files that the operator allows (`key_prefixes`).
+        if self.config.agent.key_managers.exists() {
             key_access.push(KeyAccess::Deployment);
         }
         Hello {

@@ -43,11 +43,6 @@ impl KeyManagers {
         Self { origin: DEFAULT_PATH.to_owned(), ..Self::default() }
     }
 
-    /// Whether there is any.
-    pub fn any(&self) -> bool {
-        self.barbican.is_some() || self.vault.is_some() || self.kmip.is_some()
-    }
-
     /// What `file` says, or [`DEFAULT_PATH`] if that exists, or nothing.
     ///
     /// # Errors

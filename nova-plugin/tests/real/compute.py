@@ -110,6 +110,7 @@ class VolumeApi:
 def configure(directory, libvirt_uri, agent_socket, **sealblk):
     """nova.conf. Once in a process: the driver's modules keep what they read."""
     # Nova reads its options from a file; this one is empty.
+    os.makedirs(directory, exist_ok=True)
     open(os.path.join(directory, "nova.conf"), "w").close()
     config.parse_args(["nova-compute"], [os.path.join(directory, "nova.conf")], configure_db=False, init_rpc=False)
     for name, value in (

@@ -7,6 +7,7 @@ use clap::Parser;
 use crate::config::{
     self, CipherChoice, Config, ConfigError, DaemonConfig, LogFormat, OnError, VolumeSection,
 };
+use crate::managed::Managed;
 
 /// Serves volumes to virtual machines over vhost-user-blk and keeps them encrypted (LUKS).
 #[derive(Debug, Parser)]
@@ -15,6 +16,7 @@ use crate::config::{
     disable_version_flag = true,
     override_usage = "sealblkd --config FILE [--check]\n       \
         sealblkd --volume URI --key SOURCE --socket PATH [OPTIONS]\n       \
+        sealblkd --instance UUID --run-dir DIR [OPTIONS]\n       \
         sealblkd --version [--verbose]",
     after_help = EXAMPLE
 )]
@@ -29,8 +31,21 @@ pub(crate) struct Args {
 
     /// Volume to serve: `/dev/...`, `file:/...`, `rbd:POOL/IMAGE` or `iscsi://HOST/TARGET/LUN`
     #[arg(long, value_name = "URI", requires = "socket",
-        required_unless_present_any = ["config", "version"])]
+        required_unless_present_any = ["config", "version", "instance"])]
     volume: Option<String>,
+
+    /// Serve the volumes of this server (its UUID) by the orders of sealblk-agent
+    #[arg(long, value_name = "UUID", requires = "run_dir",
+        conflicts_with_all = ["config", "volume", "Single", "check", "control"])]
+    instance: Option<String>,
+
+    /// With --instance: directory of its sockets, this daemon's alone
+    #[arg(long, value_name = "DIR", requires = "instance")]
+    run_dir: Option<PathBuf>,
+
+    /// Set by the keeper for the process that serves: standard input is the keeper
+    #[arg(long, hide = true, requires = "instance")]
+    pub(crate) kept: bool,
 
     #[command(flatten)]
     single: Single,
@@ -151,6 +166,24 @@ Exit status: 0 after SIGTERM or SIGINT, 1 when something failed, 2 when the comm
 configuration is wrong. The log goes to standard error.";
 
 impl Args {
+    /// For a daemon that serves an instance: what the arguments say.
+    pub(crate) fn managed(&self) -> Result<Option<(DaemonConfig, Managed)>, ConfigError> {
+        let (Some(instance), Some(run_dir)) = (&self.instance, &self.run_dir) else {
+            return Ok(None);
+        };
+        if !sealblk_rotation::is_uuid(instance) {
+            return Err(ConfigError(format!("--instance {instance:?} is no UUID")));
+        }
+        let daemon = DaemonConfig {
+            state_dir: self.state_dir.clone(),
+            log_level: self.log_level.clone(),
+            log_format: self.log_format.unwrap_or_default(),
+            ..DaemonConfig::default()
+        };
+        let managed = Managed { instance: instance.clone(), run_dir: run_dir.clone() };
+        Ok(Some((daemon, managed)))
+    }
+
     /// The configuration that the arguments name or describe. Flags for the whole daemon win over
     /// the file.
     pub(crate) fn into_config(self) -> Result<Config, ConfigError> {

@@ -17,12 +17,12 @@ use sealblk_cipher::Implementation;
 use sealblk_keys::KeySource;
 use sealblk_rotation::{is_uuid, parse_duration};
 use sealblk_volume::Uri;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::uri::VolumeUri;
 use crate::socket::find_group;
 
-pub(crate) use file::{VolumeSection, load};
+pub(crate) use file::{VolumeSection, line_of, load};
 pub(crate) use rotation::{RotationPolicy, RotationSection};
 
 /// Most queues of one disk: a thread each. QEMU itself stops at 1024 (`VIRTIO_QUEUE_MAX`), and a
@@ -89,7 +89,7 @@ pub(crate) enum LogFormat {
 }
 
 /// What a failed request at the volume does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnError {
     /// The guest gets the error.
@@ -100,7 +100,7 @@ pub(crate) enum OnError {
 }
 
 /// Who computes the cipher.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CipherChoice {
     /// The fastest that the CPU and the build have.
@@ -187,15 +187,7 @@ pub(crate) fn volume(
     section: VolumeSection,
     for_all: &RotationSection,
 ) -> Result<VolumeConfig, String> {
-    let VolumeSection { name, uri, key, plain, socket, socket_group, socket_mode, .. } = section;
-    if name.is_empty() || name.chars().any(char::is_control) {
-        return Err("`name` must be some printable characters".into());
-    }
-    if uri.is_empty() {
-        return Err("`uri` is empty; e.g. `/dev/vdb` or `file:/var/lib/disk.img`".into());
-    }
-    Uri::parse(&uri).map_err(|e| format!("`uri`: {e}"))?;
-    let protection = match (key, plain) {
+    let protection = match (&section.key, section.plain) {
         (Some(key), false) => Protection::Key(key.parse().map_err(|e| format!("`key`: {e}"))?),
         (None, true) => Protection::Plain,
         (Some(_), true) => return Err("`key` and `plain = true` exclude each other".into()),
@@ -205,6 +197,26 @@ pub(crate) fn volume(
             );
         }
     };
+    protected_volume(section, protection, for_all)
+}
+
+/// The same with a key that the section doesn't name.
+///
+/// # Errors
+/// As [`volume`].
+pub(crate) fn protected_volume(
+    section: VolumeSection,
+    protection: Protection,
+    for_all: &RotationSection,
+) -> Result<VolumeConfig, String> {
+    let VolumeSection { name, uri, socket, socket_group, socket_mode, .. } = section;
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("`name` must be some printable characters".into());
+    }
+    if uri.is_empty() {
+        return Err("`uri` is empty; e.g. `/dev/vdb` or `file:/var/lib/disk.img`".into());
+    }
+    Uri::parse(&uri).map_err(|e| format!("`uri`: {e}"))?;
     let new_key = section.new_key.map(|key| key.parse().map_err(|e| format!("`new_key`: {e}")));
     if new_key.is_some() && protection == Protection::Plain {
         return Err("`plain = true` has no key that `new_key` could follow".into());

@@ -47,13 +47,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    match sealblk_secret::protection() {
-        protection @ Protection::Unlocked(_) => tracing::warn!(
-            %protection,
-            "keys in memory may be swapped; raise RLIMIT_MEMLOCK (LimitMEMLOCK=)"
-        ),
-        protection => tracing::info!(%protection, "keys in memory"),
-    }
+    tell_protection();
     // All that can fail comes before the first session starts.
     let control = bind_control(&daemon)?;
     let bound = bind_all(opened)?;
@@ -82,6 +76,17 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
+/// Says how keys lie in memory; to be called when the first does.
+pub(crate) fn tell_protection() {
+    match sealblk_secret::protection() {
+        protection @ Protection::Unlocked(_) => tracing::warn!(
+            %protection,
+            "keys in memory may be swapped; raise RLIMIT_MEMLOCK (LimitMEMLOCK=)"
+        ),
+        protection => tracing::info!(%protection, "keys in memory"),
+    }
+}
+
 /// Serves until a signal or a defect ends it.
 async fn serve(serving: &mut Serving, signals: &mut Signals) -> anyhow::Result<()> {
     notify::ready(serving.disks.len());
@@ -100,14 +105,19 @@ async fn serve(serving: &mut Serving, signals: &mut Signals) -> anyhow::Result<(
 /// Lets the schedules of rotations decide, every minute or sooner. The wall clock is looked at anew
 /// each time, as it may jump.
 async fn keep_schedules(overview: Arc<Overview>) -> Infallible {
-    if overview.rotators().all(|rotator| !rotator.is_scheduled()) {
+    if overview.rotators().iter().all(|rotator| !rotator.is_scheduled()) {
         return pending().await;
     }
+    tick(overview).await
+}
+
+/// Asks every schedule again and again. Disks may come and go.
+pub(crate) async fn tick(overview: Arc<Overview>) -> Infallible {
     loop {
         let overview = overview.clone();
         // Keys are fetched and stretched, headers written: none of that on this thread.
         let ticked = tokio::task::spawn_blocking(move || {
-            overview.rotators().filter_map(crate::rotator::Rotator::tick).min()
+            overview.rotators().iter().filter_map(crate::rotator::Rotator::tick).min()
         });
         let next = ticked.await.unwrap_or_default();
         let now = crate::aging::wall_clock();
@@ -130,13 +140,13 @@ fn first_failure(
 }
 
 /// SIGTERM and SIGINT.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let of = |kind| signal(kind).context("cannot catch signals");
         Ok(Self {
             terminate: of(SignalKind::terminate())?,
@@ -144,7 +154,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -164,7 +174,7 @@ async fn open_all(volumes: Vec<VolumeConfig>, ages: &Ages) -> anyhow::Result<Vec
             .name("open".to_owned())
             .spawn(move || {
                 // The receiver is gone when another volume failed first.
-                let _ = done.send((index, disk::open(config, &ages).context(thread_title)));
+                let _ = done.send((index, disk::open(config, &ages, None).context(thread_title)));
             })
             .with_context(|| format!("{title}: no thread to open it"))?;
     }
@@ -347,7 +357,8 @@ impl Serving {
     }
 }
 
-fn bind(disk: &Opened) -> anyhow::Result<Session> {
+/// Binds a disk's socket.
+pub(crate) fn bind(disk: &Opened) -> anyhow::Result<Session> {
     let group = disk.socket.group.as_deref();
     let group = group.map(|name| socket::find_group(&disk.socket.path, name)).transpose()?;
     let at = sealblk_session::SocketConfig {
@@ -359,7 +370,7 @@ fn bind(disk: &Opened) -> anyhow::Result<Session> {
 }
 
 /// What happens on a disk's socket, in the log. Called by the session's thread.
-fn log_event(event: &Event, dropped: u64) {
+pub(crate) fn log_event(event: &Event, dropped: u64) {
     match event {
         Event::Connected | Event::Disconnected { .. } | Event::SizeTold { .. } => {
             tracing::info!("{event}")

@@ -16,7 +16,7 @@ use sealblk_luks::{Header, LuksError, Policy, ReadAt, Rotation, RotationStatus};
 use sealblk_rotation::{Ages, HeaderLock, Reader, known_age};
 use sealblk_session::StopHandle;
 use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
-use sealblk_volume::{OpenOptions, Volume};
+use sealblk_volume::{Handed, OpenOptions, Volume};
 
 use crate::aging::Aging;
 use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
@@ -70,6 +70,11 @@ impl Opened {
         }
     }
 
+    /// To see whether the volume is closed for good.
+    pub(crate) fn volume(&self) -> std::sync::Weak<dyn Volume> {
+        Arc::downgrade(&self.volume)
+    }
+
     /// Ends the queue threads and makes everything durable that the volume has taken.
     ///
     /// # Errors
@@ -87,9 +92,18 @@ impl Opened {
     }
 }
 
-/// Opens the volume, unlocks it, and starts its queue threads. What no volume has a place for is in
-/// `ages`.
-pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> {
+/// No keyslot opens with what the key source gave: why, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongKey(String);
+
+/// Opens the volume (which may have been `handed` to us open), unlocks it, and starts its queue
+/// threads. What no volume has a place for is in `ages`.
+pub(crate) fn open(
+    config: VolumeConfig,
+    ages: &Ages,
+    handed: Option<Handed>,
+) -> anyhow::Result<Opened> {
     let options = OpenOptions {
         read_only: config.read_only,
         only_look: false,
@@ -97,6 +111,7 @@ pub(crate) fn open(config: VolumeConfig, ages: &Ages) -> anyhow::Result<Opened> 
         lock_wait: LOCK_WAIT,
         io_timeout: config.io_timeout,
         state_dir: Some(ages.directory().to_owned()),
+        handed,
     };
     let volume = sealblk_volume::open(config.uri.with_secret(), &options).map_err(nameless)?;
     let geometry = volume.geometry();
@@ -383,8 +398,8 @@ fn plain(geometry: Geometry) -> Unlocked {
 fn explain(error: LuksError, key: &KeySource, hint: Option<&str>) -> anyhow::Error {
     match error {
         LuksError::NoKeyslotOpens { .. } => match hint {
-            Some(hint) => anyhow!("unlocking it with key {key}: {error}; {hint}"),
-            None => anyhow!("unlocking it with key {key}: {error}"),
+            Some(hint) => WrongKey(format!("unlocking it with key {key}: {error}; {hint}")).into(),
+            None => WrongKey(format!("unlocking it with key {key}: {error}")).into(),
         },
         error => anyhow!(error).context("unlocking it"),
     }

@@ -8,6 +8,11 @@ pub(crate) fn ready(volumes: usize) {
     send(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
+/// The agent's socket listens.
+pub(crate) fn listening() {
+    send(&[NotifyState::Ready, NotifyState::Status("listening")]);
+}
+
 /// The end has begun.
 pub(crate) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("draining")]);

@@ -47,7 +47,8 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
+    /// The socket that was bound at `path` this moment.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let inode = rustix::fs::open(path, flags, Mode::empty())?;
         Ok(Self { path: path.to_owned(), inode: inode.into() })

@@ -2,8 +2,8 @@
 //!
 //! Queue threads write their counters without a lock; here they are only read.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use sealblk_api::{
@@ -23,7 +23,7 @@ use crate::rotator::Rotator;
 pub(crate) struct Overview {
     started: Instant,
     draining: AtomicBool,
-    disks: Vec<View>,
+    disks: RwLock<Vec<Arc<View>>>,
 }
 
 /// One disk: what doesn't change, and where to look for what does.
@@ -40,21 +40,41 @@ pub(crate) struct View {
 
 impl Overview {
     pub(crate) fn new(disks: Vec<View>) -> Self {
+        let disks = RwLock::new(disks.into_iter().map(Arc::new).collect());
         Self { started: Instant::now(), draining: AtomicBool::new(false), disks }
     }
 
-    /// Those that have keys.
-    pub(crate) fn rotators(&self) -> impl Iterator<Item = &Rotator> {
-        self.disks.iter().filter_map(|disk| disk.rotator.as_ref())
+    /// From now on this disk is told of, too. Whoever asks at the moment keeps the volume open until
+    /// he has his answer.
+    pub(crate) fn add(&self, disk: View) -> Arc<View> {
+        let disk = Arc::new(disk);
+        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
+        disks.push(disk.clone());
+        disk
     }
 
-    fn disk(&self, volume: &str) -> Result<&View, Refused> {
-        let disk = self.disks.iter().find(|disk| disk.fixed.name == volume);
+    /// It isn't there any more.
+    pub(crate) fn remove(&self, volume: &str) {
+        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
+        disks.retain(|disk| disk.fixed.name != volume);
+    }
+
+    fn disks(&self) -> Vec<Arc<View>> {
+        self.disks.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Those that have keys.
+    pub(crate) fn rotators(&self) -> Vec<Rotator> {
+        self.disks().iter().filter_map(|disk| disk.rotator.clone()).collect()
+    }
+
+    fn disk(&self, volume: &str) -> Result<Arc<View>, Refused> {
+        let disk = self.disks().into_iter().find(|disk| disk.fixed.name == volume);
         disk.ok_or(Refused::NoSuchVolume)
     }
 
-    fn rotator(&self, volume: &str) -> Result<&Rotator, Refused> {
-        self.disk(volume)?.rotator.as_ref().ok_or_else(|| {
+    fn rotator(&self, volume: &str) -> Result<Rotator, Refused> {
+        self.disk(volume)?.rotator.clone().ok_or_else(|| {
             Refused::Conflict("it is served unencrypted, so it has no key to rotate".to_owned())
         })
     }
@@ -73,7 +93,7 @@ impl Source for Overview {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             secret_protection: sealblk_secret::protection().to_string(),
-            volumes: self.disks.iter().map(|disk| disk.status(draining)).collect(),
+            volumes: self.disks().iter().map(|disk| disk.status(draining)).collect(),
         }
     }
 
@@ -91,7 +111,8 @@ impl Source for Overview {
 }
 
 impl View {
-    fn status(&self, draining: bool) -> VolumeStatus {
+    /// What is told of it now.
+    pub(crate) fn status(&self, draining: bool) -> VolumeStatus {
         let queue = |(index, stats): (usize, &Arc<QueueStats>)| {
             queue_status(index, self.asked.running(index), &stats.counts())
         };

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use sealblk_volume::{Driver, drivers};
 
 /// The version; verbose: also the drivers, and whether this host has what they need.
-pub(crate) fn text(verbose: bool) -> String {
-    let mut text = format!("sealblkd {}\n", env!("CARGO_PKG_VERSION"));
+pub(crate) fn text(program: &str, verbose: bool) -> String {
+    let mut text = format!("{program} {}\n", env!("CARGO_PKG_VERSION"));
     if verbose {
         text.push_str("volumes:\n");
         for driver in drivers() {
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_short_version_is_one_line() {
-        assert_eq!(text(false).lines().count(), 1);
-        assert!(text(true).contains("rbd:"));
+        assert_eq!(text("sealblkd", false).lines().count(), 1);
+        assert!(text("sealblkd", true).contains("rbd:"));
     }
 }

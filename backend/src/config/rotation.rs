@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sealblk_rotation::{Schedule, UnknownAge, Window, Windows, parse_duration, parse_size};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Least rate: below it a disk of some TiB takes years.
 const RATE_MIN: u64 = 64 << 10;
@@ -21,7 +21,7 @@ const LATENCIES: std::ops::RangeInclusive<Duration> =
 const AGE_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The section as it is written.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RotationSection {
     max_key_age: Option<String>,
@@ -32,21 +32,21 @@ pub(crate) struct RotationSection {
     unknown_age: Option<Unknown>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a window such as \"Sat..Sun 01:00-05:00\", or a list of them")]
 enum OneOrMore {
     One(String),
     More(Vec<String>),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a size such as \"200M\", or a number of bytes")]
 enum Size {
     Text(String),
     Bytes(u64),
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Unknown {
     Due,
@@ -80,11 +80,16 @@ impl RotationSection {
         }
     }
 
+    /// These fields without those that say when a rotation begins: somebody else sees to that.
+    pub(crate) fn without_schedule(&self) -> Self {
+        Self { max_key_age: None, window: None, unknown_age: None, ..self.clone() }
+    }
+
     /// Checks the fields.
     ///
     /// # Errors
     /// What is wrong with one of them.
-    pub(super) fn policy(&self) -> Result<RotationPolicy, String> {
+    pub(crate) fn policy(&self) -> Result<RotationPolicy, String> {
         Ok(RotationPolicy {
             schedule: Schedule {
                 max_key_age: field("max_key_age", "never", &self.max_key_age, max_key_age)?,

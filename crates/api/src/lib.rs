@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: keys, passphrases, and anything derived from them.
 
+pub mod agent;
 mod resize;
 mod rotation;
 

@@ -8,9 +8,11 @@
 //! Deliberately absent: keys in arguments or the environment, where other processes read them.
 
 mod file;
+mod held;
 mod source;
 
 pub use file::MAX_KEY_BYTES;
+pub use held::{Held, read_handed};
 pub use source::{KeyError, KeySource, KeySourceError};
 
 use sealblk_secret::SecretBytes;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{Fetched, file};
+use crate::{Fetched, Held, file};
 
 /// Kinds that the design names and this version doesn't have: refused by name, so that nobody
 /// looks for a spelling mistake.
@@ -15,6 +15,8 @@ const PLANNED: &[&str] = &["barbican", "vault", "kmip", "fd"];
 pub enum KeySource {
     /// `file:PATH`: the whole content of the file.
     File(PathBuf),
+    /// This process was handed it and keeps it. No text names it: it comes as a descriptor.
+    Held(Held),
 }
 
 impl KeySource {
@@ -28,6 +30,10 @@ impl KeySource {
             Self::File(path) => {
                 file::fetch(path).map_err(|what| KeyError { key: self.clone(), what })
             }
+            Self::Held(held) => match held.fetch() {
+                Ok(passphrase) => Ok(Fetched { passphrase, warning: None }),
+                Err(what) => Err(KeyError { key: self.clone(), what }),
+            },
         }
     }
 }
@@ -36,6 +42,7 @@ impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Held(held) => held.fmt(f),
         }
     }
 }

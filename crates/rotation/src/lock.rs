@@ -39,7 +39,7 @@ impl HeaderLock {
     ///
     /// # Errors
     /// Also when somebody has it.
-    pub(crate) fn take_within(uri: &str, limit: Duration) -> anyhow::Result<Self> {
+    pub fn take_within(uri: &str, limit: Duration) -> anyhow::Result<Self> {
         Self::take_as(uri, &mut Wait::Within(limit))
     }
 

@@ -16,12 +16,14 @@ mod boxed;
 mod bytes;
 mod harden;
 mod mapping;
+mod shared;
 mod stack;
 
 pub use arena::{alloc, c_alloc, c_free, c_realloc, dealloc, protection};
 pub use boxed::SecretBox;
 pub use bytes::{KEYFILE_MAX_BYTES, SecretBytes};
 pub use harden::{harden_process, wipe_stack};
+pub use shared::SharedSecret;
 pub use stack::protect_stack;
 
 use std::{fmt, io};

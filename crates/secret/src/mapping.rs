@@ -146,7 +146,7 @@ impl Drop for Mapping {
 }
 
 /// `memfd_secret(2)`; rustix doesn't have it.
-fn memfd_secret() -> io::Result<OwnedFd> {
+pub(crate) fn memfd_secret() -> io::Result<OwnedFd> {
     // SAFETY: the call takes flags only.
     let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
     match i32::try_from(fd) {

@@ -33,6 +33,7 @@ mod fault;
 #[cfg(feature = "testing")]
 mod memory;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,6 +140,21 @@ pub struct OpenOptions {
     /// Directory for notes about claims on volumes, by which the successor of a killed process
     /// knows that it may break its predecessor's; none: it waits until the storage has noticed.
     pub state_dir: Option<PathBuf>,
+    /// The device or file, opened already by who may (files and block devices only).
+    pub handed: Option<Handed>,
+}
+
+/// A device or file that was opened for this process by another one, which claimed it, too.
+///
+/// That claim can't tell a successor when the kernel has finished the I/O of a killed process, as
+/// whoever handed the descriptor may keep one. So there is a second claim, on a file of our own that
+/// goes wherever the volume's descriptor goes: whoever has got it sees no late write.
+#[derive(Debug, Clone)]
+pub struct Handed {
+    /// Opened for reading, and for writing unless [`OpenOptions::read_only`].
+    pub file: Arc<OwnedFd>,
+    /// A file to be locked as long as I/O is possible; made if it isn't there.
+    pub claim: PathBuf,
 }
 
 impl Default for OpenOptions {
@@ -150,6 +166,24 @@ impl Default for OpenOptions {
             lock_wait: Duration::ZERO,
             io_timeout: None,
             state_dir: None,
+            handed: None,
+        }
+    }
+}
+
+/// Opens a block device or file that another process is to serve, with the claim that keeps others
+/// away for as long as a descriptor of it is left; for [`Handed`].
+///
+/// # Errors
+/// As [`open`]'s; also for a volume that is neither.
+pub fn open_to_hand(uri: &str, options: &OpenOptions) -> Result<OwnedFd, VolumeError> {
+    match Uri::parse(uri)? {
+        Uri::Device(path) | Uri::File(path) => {
+            file::FileVolume::open(uri, &path, options)?.into_descriptor()
+        }
+        Uri::Rbd(_) | Uri::Iscsi(_) => {
+            let what = "no descriptor stands for a volume on a network";
+            Err(VolumeError::new(sealblk_block::ErrorKind::Unsupported, &shown(uri), what))
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Every kind of volume passes the one suite.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealblk_block::ErrorKind;
+use sealblk_ring::{Level, Ring, RingOptions};
 use sealblk_volume::{
-    FaultyVolume, LaneOp, MemoryVolume, OpenOptions, Verdict, Volume, conformance, open,
+    FaultyVolume, Handed, LaneOp, MemoryVolume, OpenOptions, Verdict, Volume, conformance, open,
 };
 
 fn file(dir: &tempfile::TempDir) -> String {
@@ -176,4 +179,56 @@ fn a_file_that_ends_inside_a_block_keeps_its_length() {
     volume.write_at((1 << 20) - 10, &[1; 10]).unwrap();
     assert!(volume.write_at(1 << 20, &[1]).is_err());
     assert_eq!(path.metadata().unwrap().len(), (1 << 20) + 100);
+}
+
+/// What a process with more rights opened, as it hands it over.
+fn handed(dir: &tempfile::TempDir, file: &Arc<OwnedFd>) -> OpenOptions {
+    let claim = dir.path().join("claim");
+    OpenOptions { handed: Some(Handed { file: file.clone(), claim }), ..patient() }
+}
+
+#[test]
+fn a_descriptor_from_another_process_conforms() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let path = uri.strip_prefix("file:").unwrap();
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .unwrap();
+    let opened = Arc::new(OwnedFd::from(opened));
+    conformance::run(&|| open(&uri, &handed(&dir, &opened)).unwrap());
+}
+
+/// The descriptor may be kept by others: the claim beside it is what a successor waits for.
+#[test]
+fn who_is_handed_a_volume_waits_for_the_one_before() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let path = uri.strip_prefix("file:").unwrap();
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let opened = Arc::new(OwnedFd::from(opened));
+    let first = open(&uri, &handed(&dir, &opened)).unwrap();
+    let mut ring = Ring::new(RingOptions { entries: 8, best: Level::Deferred }).unwrap();
+    let lane = first.open_lane(&mut ring).unwrap();
+    drop((first, lane));
+    let impatient = OpenOptions { lock_wait: Duration::ZERO, ..handed(&dir, &opened) };
+    let error = open(&uri, &impatient).err().unwrap().to_string();
+    assert!(error.contains("another process of ours"), "{error}");
+    drop(ring);
+    open(&uri, &handed(&dir, &opened)).unwrap();
+}
+
+#[test]
+fn a_descriptor_without_the_right_to_write_is_for_reading_only() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let uri = file(&dir);
+    let opened = std::fs::File::open(uri.strip_prefix("file:").unwrap()).unwrap();
+    let opened = Arc::new(OwnedFd::from(opened));
+    let error = open(&uri, &handed(&dir, &opened)).err().unwrap().to_string();
+    assert!(error.contains("not opened for writing"), "{error}");
+    let options = OpenOptions { read_only: true, ..handed(&dir, &opened) };
+    assert!(open(&uri, &options).unwrap().geometry().read_only);
 }

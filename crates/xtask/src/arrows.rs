@@ -23,6 +23,7 @@ const PREFIX: &str = "sealblk-";
 /// Crate and what of the workspace it may use directly.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
+    ("rpc", &[]),
     ("block", &[]),
     ("secret", &[]),
     ("ring", &["block"]),
@@ -34,11 +35,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rotation", &["block", "secret", "ring", "cipher", "luks", "volume"]),
     ("session", &["block", "virtqueue"]),
     ("engine", &["block", "secret", "ring", "virtqueue", "cipher", "volume"]),
-    ("cli", &["api", "block", "secret", "keys", "cipher", "luks", "volume", "rotation"]),
+    ("cli", &["api", "rpc", "block", "secret", "keys", "cipher", "luks", "volume", "rotation"]),
     (
         "backend",
         &[
             "api",
+            "rpc",
             "block",
             "secret",
             "keys",

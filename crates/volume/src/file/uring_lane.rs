@@ -15,12 +15,19 @@ pub(super) struct UringLane {
     /// Keeps the descriptor open, and with it the claim on the volume, as long as I/O is possible.
     _file: Arc<OwnedFd>,
     slot: FileSlot,
+    /// A claim that isn't on the file itself, and its place in the ring: there it stays until the
+    /// kernel has finished the ring's I/O, also when this process is killed.
+    claim: Option<(Arc<OwnedFd>, FileSlot)>,
 }
 
 impl UringLane {
-    pub(super) fn new(file: Arc<OwnedFd>, ring: &mut Ring) -> Self {
+    pub(super) fn new(file: Arc<OwnedFd>, claim: Option<Arc<OwnedFd>>, ring: &mut Ring) -> Self {
         let slot = ring.add_file(file.as_fd());
-        Self { _file: file, slot }
+        let claim = claim.map(|claim| {
+            let slot = ring.add_file(claim.as_fd());
+            (claim, slot)
+        });
+        Self { _file: file, slot, claim }
     }
 
     fn entry(&self, op: LaneOp) -> Entry {
@@ -98,6 +105,9 @@ impl Lane for UringLane {
 
     fn close(&mut self, ring: &mut Ring) {
         ring.remove_file(self.slot);
+        if let Some((_, slot)) = self.claim.take() {
+            ring.remove_file(slot);
+        }
     }
 }
 

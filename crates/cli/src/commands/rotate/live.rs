@@ -99,6 +99,7 @@ fn start_order(how: &RotateHow) -> Result<RotationOrder, Failure> {
     };
     let new_key = match &how.new_key {
         Some(KeySource::File(path)) => Some(KeySource::File(absolute(path)?).to_string()),
+        Some(other) => Some(other.to_string()),
         None => None,
     };
     let header_backup = match &how.header_backup {

@@ -1,9 +1,12 @@
-//! sealblkd: the daemon. Everything meets here: configuration, volumes, keys, sessions, control.
+//! sealblkd, the daemon, and sealblk-agent, which starts daemons. Everything meets here:
+//! configuration, volumes, keys, sessions, control. Two programs, as they share their words (what a
+//! volume's section is, what an order to a daemon is); what each runs is a function here.
 //!
 //! Invariants: the process is hardened (no core dumps, no ptrace) before anything else is read;
 //! only this crate knows tokio, and it runs on one thread; no key derivation and no blocking I/O
 //! happens on that thread.
 
+mod agent;
 mod aging;
 mod args;
 mod config;
@@ -12,12 +15,15 @@ mod daemon;
 mod disk;
 mod growth;
 mod host;
+mod keeper;
 mod limits;
 mod log;
+mod managed;
 mod mend;
 mod metrics;
 mod news;
 mod notify;
+mod orders;
 mod rotator;
 mod socket;
 mod status;
@@ -29,13 +35,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use sealblk_block::in_one_line;
 
+pub use crate::agent::sealblk_agent;
 use crate::args::Args;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, DaemonConfig, LogFormat};
+use crate::managed::Managed;
 
 /// The command line or the configuration is wrong. clap uses it too.
 const EXIT_CONFIG: u8 = 2;
 
-fn main() -> ExitCode {
+/// What `sealblkd` runs.
+pub fn sealblkd() -> ExitCode {
     if let Err(error) = sealblk_secret::harden_process() {
         let error = in_one_line(&error);
         return complain(&format!("cannot keep keys out of core dumps: {error}"), 1);
@@ -44,8 +53,13 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.version {
         // Where standard output is gone, nobody wants to know.
-        let _ = write!(std::io::stdout(), "{}", version::text(args.verbose));
+        let _ = write!(std::io::stdout(), "{}", version::text("sealblkd", args.verbose));
         return ExitCode::SUCCESS;
+    }
+    match args.managed() {
+        Ok(None) => {}
+        Ok(Some((daemon, managed))) => return serve_instance(args.kept, daemon, managed),
+        Err(error) => return complain(&error.to_string(), EXIT_CONFIG),
     }
     let check = args.check;
     let config = match args.into_config().and_then(|config| {
@@ -74,10 +88,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// The keeper of an instance's daemon, or the process that serves.
+fn serve_instance(kept: bool, daemon: DaemonConfig, managed: Managed) -> ExitCode {
+    if let Err(error) = log::init(&daemon) {
+        return complain(&error.to_string(), EXIT_CONFIG);
+    }
+    if !kept {
+        return keeper::run();
+    }
+    match run(managed::run(daemon, managed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", in_one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn serve(config: Config) -> anyhow::Result<()> {
+    run(daemon::run(config))
+}
+
+fn run(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     limits::raise();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(daemon::run(config));
+    let result = runtime.block_on(serving);
     // Whatever still runs (a key derivation at a stop during the start) ends with the process.
     runtime.shutdown_background();
     result

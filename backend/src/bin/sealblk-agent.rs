@@ -1,0 +1,7 @@
+//! The node's agent; see the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sealblk_backend::sealblk_agent()
+}

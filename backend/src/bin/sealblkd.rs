@@ -1,0 +1,7 @@
+//! The daemon; see the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sealblk_backend::sealblkd()
+}

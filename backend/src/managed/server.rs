@@ -1,0 +1,105 @@
+//! The socket for orders: a thread for each connection, of which the agent has few.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use sealblk_api::agent::{AgentError, Answer, ErrorKind};
+use sealblk_rpc::{Connection, Listener, Message};
+use serde::Serialize;
+
+use super::slots::Slots;
+use crate::orders::Order;
+
+/// How long to wait when the system has no descriptor left for a connection.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Starts to listen to orders.
+pub(super) fn start(listener: Listener, slots: Arc<Slots>) -> anyhow::Result<()> {
+    thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || listen(&listener, &slots))
+        .context("no thread for orders")?;
+    Ok(())
+}
+
+fn listen(listener: &Listener, slots: &Arc<Slots>) {
+    loop {
+        let connection = match listener.accept() {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::error!(%error, "no connection for orders can be taken");
+                thread::park_timeout(RETRY);
+                continue;
+            }
+        };
+        let slots = slots.clone();
+        let spawned = thread::Builder::new()
+            .name("order".to_owned())
+            .spawn(move || attend(&connection, &slots));
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for an order");
+        }
+    }
+}
+
+/// Answers one connection until it closes.
+fn attend(connection: &Connection, slots: &Slots) {
+    let allowed = match connection.peer() {
+        Ok(peer) => peer.uid == 0 || peer.uid == rustix::process::getuid().as_raw(),
+        Err(_) => false,
+    };
+    loop {
+        let message = match connection.receive() {
+            Ok(Some(message)) => message,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "an order did not arrive");
+                return;
+            }
+        };
+        let answer = if allowed {
+            obey(message, slots)
+        } else {
+            let what = "only root and the daemon's own user may give orders".to_owned();
+            text(&Answer::<()>::Error(AgentError { kind: ErrorKind::Refused, message: what }))
+        };
+        if let Err(error) = connection.send(&answer, &[]) {
+            tracing::warn!(%error, "an answer did not arrive");
+            return;
+        }
+    }
+}
+
+fn obey(message: Message, slots: &Slots) -> Vec<u8> {
+    let order = match serde_json::from_slice(&message.bytes) {
+        Ok(order) => order,
+        Err(error) => {
+            let what = format!("an order that makes no sense: {error}");
+            return text(&Answer::<()>::Error(AgentError {
+                kind: ErrorKind::Invalid,
+                message: what,
+            }));
+        }
+    };
+    match order {
+        Order::Attach(order) => text(&answer(slots.attach(*order, message.descriptors))),
+        Order::Park { volume } => text(&answer(slots.park(&volume))),
+        Order::Detach { volume } => text(&answer(slots.detach(&volume))),
+        Order::List => text(&Answer::Ok(slots.list())),
+        Order::End => text(&answer(slots.end())),
+    }
+}
+
+fn answer<T>(outcome: Result<T, AgentError>) -> Answer<T> {
+    match outcome {
+        Ok(told) => Answer::Ok(told),
+        Err(error) => Answer::Error(error),
+    }
+}
+
+fn text(answer: &impl Serialize) -> Vec<u8> {
+    // Plain structs with string keys: nothing in them can fail.
+    serde_json::to_vec(answer).unwrap_or_default()
+}

@@ -37,7 +37,7 @@ def setUpModule():
     """One node for all tests of this process: Nova's modules keep their configuration."""
     global directory, agent, node
     directory = tempfile.mkdtemp(prefix="sealblk-l2-", dir=os.environ.get("SEALBLK_TEST_DIR", "/var/tmp"))
-    unittest.addModuleCleanup(shutil.rmtree, directory)
+    if not os.environ.get('KEEP'): unittest.addModuleCleanup(shutil.rmtree, directory)
     os.chmod(directory, 0o755)
     libvirt = os.path.join(directory, "libvirt")
     unittest.addModuleCleanup(parts.run, f"{SCRIPTS}/libvirt.sh", "down", libvirt)

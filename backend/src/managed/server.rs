@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use sealblk_api::agent::{AgentError, Answer, ErrorKind};
+use sealblk_api::agent::{AgentError, Answer, ErrorKind, Gone};
 use sealblk_rpc::{Connection, Listener, Message};
 use serde::Serialize;
 
@@ -59,37 +59,43 @@ fn attend(connection: &Connection, slots: &Slots) {
                 return;
             }
         };
-        let answer = if allowed {
+        let (answer, end) = if allowed {
             obey(message, slots)
         } else {
             let what = "only root and the daemon's own user may give orders".to_owned();
-            text(&Answer::<()>::Error(AgentError { kind: ErrorKind::Refused, message: what }))
+            let refused = AgentError { kind: ErrorKind::Refused, message: what };
+            (text(&Answer::<()>::Error(refused)), false)
         };
-        if let Err(error) = connection.send(&answer, &[]) {
+        let sent = connection.send(&answer, &[]);
+        if end {
+            // Not before: nothing waits for this thread at the end.
+            slots.end();
+        }
+        if let Err(error) = sent {
             tracing::warn!(%error, "an answer did not arrive");
             return;
         }
     }
 }
 
-fn obey(message: Message, slots: &Slots) -> Vec<u8> {
+/// Carries out an order; gives the answer, and whether the process ends after it.
+fn obey(message: Message, slots: &Slots) -> (Vec<u8>, bool) {
     let order = match serde_json::from_slice(&message.bytes) {
         Ok(order) => order,
         Err(error) => {
-            let what = format!("an order that makes no sense: {error}");
-            return text(&Answer::<()>::Error(AgentError {
-                kind: ErrorKind::Invalid,
-                message: what,
-            }));
+            let message = format!("an order that makes no sense: {error}");
+            let refused = AgentError { kind: ErrorKind::Invalid, message };
+            return (text(&Answer::<()>::Error(refused)), false);
         }
     };
-    match order {
+    let answer = match order {
         Order::Attach(order) => text(&answer(slots.attach(*order, message.descriptors))),
         Order::Park { volume } => text(&answer(slots.park(&volume))),
         Order::Detach { volume } => text(&answer(slots.detach(&volume))),
         Order::List => text(&Answer::Ok(slots.list())),
-        Order::End => text(&answer(slots.end())),
-    }
+        Order::End => return (text(&Answer::Ok(Gone { state: "absent".to_owned() })), true),
+    };
+    (answer, false)
 }
 
 fn answer<T>(outcome: Result<T, AgentError>) -> Answer<T> {

@@ -246,11 +246,10 @@ impl Slots {
         running.stop(volume).map_err(|error| of_opening(volume, &error))
     }
 
-    /// Ends the process, once this is answered.
-    pub(super) fn end(&self) -> Result<Gone, AgentError> {
+    /// Ends the process.
+    pub(super) fn end(&self) {
         // Nobody listens only when it is ending already.
         let _ = self.end.send(true);
-        Ok(gone("absent"))
     }
 
     /// All volumes.

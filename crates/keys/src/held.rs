@@ -67,16 +67,56 @@ impl fmt::Debug for Held {
 }
 
 /// The passphrase in a descriptor that another process handed over: its whole content from the start,
-/// wherever its position is. A memfd (sealed or not), or a file.
+/// wherever its position is. A memfd (sealed or not), a file, or what [`Held`] keeps.
 ///
 /// # Errors
 /// It can't be read, is empty, or longer than [`MAX_KEY_BYTES`].
 pub fn read_handed(descriptor: &OwnedFd) -> Result<SecretBytes, SecretError> {
-    rustix::fs::seek(descriptor, rustix::fs::SeekFrom::Start(0))
-        .map_err(|errno| SecretError::Read(errno.into()))?;
+    match rustix::fs::seek(descriptor, rustix::fs::SeekFrom::Start(0)) {
+        Ok(_) => {}
+        // Memory of memfd_secret(2), which knows no position and no read(2), and whose size is fixed:
+        // a mapping can't be cut off by who has made it.
+        Err(rustix::io::Errno::SPIPE) => {
+            let descriptor = descriptor.try_clone().map_err(SecretError::Read)?;
+            return SharedSecret::from_descriptor(descriptor, MAX_KEY_BYTES)?.read();
+        }
+        Err(errno) => return Err(SecretError::Read(errno.into())),
+    }
     let passphrase = SecretBytes::read_from(descriptor, MAX_KEY_BYTES)?;
     if passphrase.is_empty() {
         return Err(SecretError::Read(std::io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(passphrase)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+    use crate::KeySource;
+
+    #[test]
+    fn a_handed_passphrase_is_read_from_its_start_whatever_it_lies_in() {
+        let secret = SecretBytes::copy_from(b"a passphrase").unwrap();
+        let held = Held::new("k", &secret).unwrap();
+        let handed = held.as_fd().try_clone_to_owned().unwrap();
+        assert!(read_handed(&handed).unwrap().ct_eq(b"a passphrase"));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"a passphrase").unwrap();
+        file.seek(std::io::SeekFrom::Start(3)).unwrap();
+        assert!(read_handed(&file.into()).unwrap().ct_eq(b"a passphrase"));
+        let (reader, _writer) = std::io::pipe().unwrap();
+        assert!(read_handed(&reader.into()).is_err());
+        assert!(read_handed(&tempfile::tempfile().unwrap().into()).is_err());
+    }
+
+    #[test]
+    fn what_is_held_is_fetched_under_its_name_and_shown_without_content() {
+        let secret = SecretBytes::copy_from(b"hunter2").unwrap();
+        let source = KeySource::Held(Held::new("barbican:1", &secret).unwrap());
+        assert!(source.fetch().unwrap().passphrase.ct_eq(b"hunter2"));
+        assert_eq!(source.to_string(), "barbican:1");
+        assert!(!format!("{source:?}").contains("hunter2"));
+    }
 }

@@ -81,7 +81,7 @@ class Conductor:
         if objname == "InstanceList" and objmethod == "get_uuids_by_host":
             return list(self.instances)
         if (objname, objmethod) == ("Service", "get_by_compute_host"):
-            return objects.Service(host=CONF.host, disabled=False, disabled_reason=None, version=objects.service.SERVICE_VERSION)
+            return objects.Service(host=CONF.host, disabled=False, disabled_reason=None)
         raise AssertionError(f"{objname}.{objmethod} would ask the database")
 
     def object_backport_versions(self, context, objinst, object_versions):
@@ -109,8 +109,8 @@ class VolumeApi:
         return self.encryption[volume_id]
 
 
-def configure(directory, libvirt_uri, agent_socket, **sealblk):
-    """nova.conf. Once in a process: the driver's modules keep what they read."""
+def configure(directory, libvirt_uri, agent_socket, keys=f"{__name__}.Keys", more=()):
+    """nova.conf; ``more``: group, option, value. Once in a process: the driver's modules keep what they read."""
     # Nova reads its options from a file; this one is empty.
     os.makedirs(directory, exist_ok=True)
     open(os.path.join(directory, "nova.conf"), "w").close()
@@ -134,15 +134,15 @@ def configure(directory, libvirt_uri, agent_socket, **sealblk):
         CONF.set_override(name, value, group="libvirt")
     CONF.set_override("enabled", False, group="vnc")
     CONF.set_override("lock_path", os.path.join(directory, "locks"), group="oslo_concurrency")
-    CONF.set_override("backend", f"{__name__}.Keys", group="key_manager")
+    CONF.set_override("backend", keys, group="key_manager")
     os.makedirs(CONF.instances_path, exist_ok=True)
     nova.conf.neutron.register_dynamic_opts(CONF)
     from sealblk_openstack import conf as plugin_conf
 
     plugin_conf.register(CONF)
     CONF.set_override("agent_socket", agent_socket, group="sealblk")
-    for name, value in sealblk.items():
-        CONF.set_override(name, value, group="sealblk")
+    for group, name, value in more:
+        CONF.set_override(name, value, group=group)
     # We are root: no helper process.
     nova.privsep.sys_admin_pctxt.set_client_mode(False)
     objects.register_all()

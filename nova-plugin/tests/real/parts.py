@@ -239,8 +239,11 @@ def volume_key(image, passphrase):
     return bytes.fromhex(digits)
 
 
-def plaintext(image, passphrase):
-    """What is on a volume: cryptsetup opens its header, OpenSSL deciphers the rest. Neither is ours."""
+def plaintext(image, passphrase, limit=None):
+    """The first ``limit`` bytes on a volume: cryptsetup opens its header, OpenSSL deciphers the rest.
+
+    Neither is ours.
+    """
     dump = run("cryptsetup", "luksDump", image).decode()
     key = volume_key(image, passphrase)
     found = re.search(r"offset: (\d+) \[bytes\]", dump)
@@ -251,7 +254,7 @@ def plaintext(image, passphrase):
     with open(image, "rb") as file:
         file.seek(offset)
         number = 0
-        while sector := file.read(step):
+        while (limit is None or len(plain) < limit) and (sector := file.read(step)):
             tweak = number.to_bytes(16, "little")
             plain += Cipher(algorithms.AES(key), modes.XTS(tweak)).decryptor().update(sector)
             number += step // SECTOR

@@ -29,4 +29,4 @@ done
 [ -e "$bindings/libvirt.py" ] || die "no python3-libvirt: run 'make setup'"
 cd "$repo/nova-plugin/tests"
 [ $# -gt 0 ] || set -- real.test_local
-PYTHONPATH=$PWD:$bindings "$venv/bin/python" -m unittest -v "$@"
+PYTHONPATH=$PWD:$bindings "$venv/bin/python" -m real "$@"

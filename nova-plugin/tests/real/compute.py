@@ -81,7 +81,7 @@ class Conductor:
         if objname == "InstanceList" and objmethod == "get_uuids_by_host":
             return list(self.instances)
         if (objname, objmethod) == ("Service", "get_by_compute_host"):
-            return objects.Service(host=CONF.host, disabled=False, disabled_reason=None)
+            return objects.Service(context, host=CONF.host, disabled=False, disabled_reason=None)
         raise AssertionError(f"{objname}.{objmethod} would ask the database")
 
     def object_backport_versions(self, context, objinst, object_versions):

@@ -152,7 +152,7 @@ class Running(Case):
         volume.format()
         self.shared.attach(volume, "vdb")
         self.addCleanup(self.release, volume)
-        self.guest("while [ ! -e /dev/vdb ]; do usleep 50000; done")
+        self.guest("while [ ! -b /dev/vdb ]; do usleep 50000; done")
         return volume
 
     def release(self, volume):

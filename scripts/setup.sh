@@ -24,7 +24,7 @@ case $what in
     packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
                dosfstools fdisk mtools syslinux syslinux-common
                ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
-               libvirt-daemon libvirt-clients python3-libvirt python3-venv)
+               openssl libvirt-daemon libvirt-clients python3-libvirt python3-venv)
     if [ "$what" = openstack ]; then packages+=(curl python3-rados python3-rbd rabbitmq-server); fi ;;
   *) die "unknown argument $1: 'build', 'test' or 'openstack'" ;;
 esac

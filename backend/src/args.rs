@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::audit::Target;
 use crate::config::{
     self, CipherChoice, Config, ConfigError, DaemonConfig, LogFormat, OnError, VolumeSection,
 };
@@ -54,10 +55,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
+    /// Where the key managers are described that `barbican:`, `vault:` and `kmip:` keys come from
+    /// [default: /etc/sealblk/keys.toml]
+    #[arg(long, value_name = "FILE")]
+    key_managers: Option<PathBuf>,
+
     /// Directory for what no volume has a place for: ages of LUKS1 keys, header backups
     /// [default: /var/lib/sealblk]
     #[arg(long, value_name = "PATH")]
     state_dir: Option<PathBuf>,
+
+    /// Where audit lines go: a file, or `journal` [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    audit_log: Option<Target>,
 
     /// What to log: error, warn, info, debug, trace, or a `tracing` filter [default: info]
     #[arg(long, value_name = "FILTER")]
@@ -79,7 +89,8 @@ pub(crate) struct Args {
 /// Flags of a single volume.
 #[derive(Debug, clap::Args)]
 struct Single {
-    /// Where its passphrase is: `file:PATH`, the file's whole content, byte for byte
+    /// Where its passphrase is: `file:PATH` (or `fd:N`), the whole content, byte for byte;
+    /// `barbican:UUID`, `vault:PATH`, `kmip:ID`
     #[arg(long, value_name = "SOURCE", requires = "volume")]
     key: Option<String>,
 
@@ -176,6 +187,7 @@ impl Args {
         }
         let daemon = DaemonConfig {
             state_dir: self.state_dir.clone(),
+            audit_log: self.audit_log.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.unwrap_or_default(),
             ..DaemonConfig::default()
@@ -189,7 +201,9 @@ impl Args {
     pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
         let flags = DaemonConfig {
             control: self.control,
+            key_managers: self.key_managers,
             state_dir: self.state_dir,
+            audit_log: self.audit_log,
             log_level: self.log_level,
             log_format: self.log_format.unwrap_or_default(),
             ..DaemonConfig::default()
@@ -227,13 +241,16 @@ impl Args {
                     luks: single.luks,
                     uuid: single.uuid,
                     rotation: None,
+                    limits: None,
                 },
             );
         };
         let mut config = config::load(&path)?;
         let daemon = &mut config.daemon;
         daemon.control = flags.control.or(daemon.control.take());
+        daemon.key_managers = flags.key_managers.or(daemon.key_managers.take());
         daemon.state_dir = flags.state_dir.or(daemon.state_dir.take());
+        daemon.audit_log = flags.audit_log.or(daemon.audit_log.take());
         daemon.log_level = flags.log_level.or(daemon.log_level.take());
         daemon.log_format = self.log_format.unwrap_or(daemon.log_format);
         Ok(config)
@@ -303,7 +320,7 @@ mod tests {
     fn flags_for_the_daemon_win_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        let text = "[daemon]\ncontrol = \"/from-file\"\nlog_level = \"warn\"\nlog_format = \"json\"\n\
+        let text = "[daemon]\naudit_log = \"/var/log/audit\"\ncontrol = \"/from-file\"\nlog_level = \"warn\"\nlog_format = \"json\"\n\
             [[volume]]\nname = \"a\"\nuri = \"/dev/vdb\"\nkey = \"file:/k\"\nsocket = \"/s\"\n";
         fs::write(&path, text).unwrap();
         let line = format!("--config {} --control /flag", path.display());
@@ -311,5 +328,8 @@ mod tests {
         assert_eq!(daemon.control.as_deref(), Some("/flag".as_ref()));
         assert_eq!(daemon.log_level.as_deref(), Some("warn"));
         assert_eq!(daemon.log_format, LogFormat::Json);
+        assert_eq!(daemon.audit_log, Some(Target::File("/var/log/audit".into())));
+        let line = format!("{line} --audit-log journal");
+        assert_eq!(config(&line).unwrap().daemon.audit_log, Some(Target::Journal));
     }
 }

@@ -5,24 +5,29 @@
 //! the volume. Unknown fields are errors: a misspelt option must not be silently without effect.
 
 mod file;
+mod limits;
 mod rotation;
 mod uri;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sealblk_api::Limits;
 use sealblk_block::in_one_line;
 use sealblk_cipher::Implementation;
-use sealblk_keys::KeySource;
+use sealblk_keys::{KeyManagers, KeySource};
 use sealblk_rotation::{is_uuid, parse_duration};
 use sealblk_volume::Uri;
 use serde::{Deserialize, Serialize};
 
 use self::uri::VolumeUri;
+use crate::audit::Target;
 use crate::socket::find_group;
 
 pub(crate) use file::{VolumeSection, line_of, load};
+pub(crate) use limits::for_engine as engine_limits;
 pub(crate) use rotation::{RotationPolicy, RotationSection};
 
 /// Most queues of one disk: a thread each. QEMU itself stops at 1024 (`VIRTIO_QUEUE_MAX`), and a
@@ -66,6 +71,10 @@ pub(crate) struct DaemonConfig {
     /// `tracing` filter, e.g. `info` or `info,sealblk_session=debug`.
     pub(crate) log_level: Option<String>,
     pub(crate) log_format: LogFormat,
+    /// Where audit lines go; none: nowhere.
+    pub(crate) audit_log: Option<Target>,
+    /// Where the key managers are described; none: [`sealblk_keys::DEFAULT_PATH`].
+    pub(crate) key_managers: Option<PathBuf>,
     /// Directory for what no volume has a place for; see [`Self::state_dir`].
     pub(crate) state_dir: Option<PathBuf>,
 }
@@ -142,6 +151,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) protection: Protection,
     /// What a rotation changes the key to: tried when the key doesn't open the volume.
     pub(crate) new_key: Option<KeySource>,
+    /// Who gets the keys; nobody's until [`Config::load_key_managers`].
+    pub(crate) key_managers: Arc<KeyManagers>,
     pub(crate) socket: SocketConfig,
     pub(crate) queues: u16,
     pub(crate) queue_size: u16,
@@ -162,6 +173,8 @@ pub(crate) struct VolumeConfig {
     /// The UUID that it must have; none: any.
     pub(crate) uuid: Option<String>,
     pub(crate) rotation: RotationPolicy,
+    /// What the guest may do per second.
+    pub(crate) limits: Limits,
 }
 
 /// A vhost-user socket and who may connect: whoever may has the disk.
@@ -267,6 +280,7 @@ pub(crate) fn protected_volume(
         uri: VolumeUri::new(uri),
         protection,
         new_key: new_key.transpose()?,
+        key_managers: Arc::new(KeyManagers::none()),
         socket: SocketConfig {
             path: socket,
             mode: file_mode(socket_mode.as_deref())?,
@@ -285,6 +299,7 @@ pub(crate) fn protected_volume(
         luks: section.luks,
         uuid: section.uuid,
         rotation,
+        limits: limits::checked(section.limits)?,
     })
 }
 
@@ -427,6 +442,36 @@ impl Config {
             if let Some(group) = group {
                 find_group(path, group).map_err(|e| ConfigError(in_one_line(&e)))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the volumes the node's key managers.
+    ///
+    /// # Errors
+    /// Their configuration can't be used. One that nobody named and no volume needs is in nobody's
+    /// way.
+    pub(crate) fn load_key_managers(&mut self) -> Result<(), ConfigError> {
+        let named = self.daemon.key_managers.as_deref();
+        let needs = |volume: &VolumeConfig| {
+            let key = match &volume.protection {
+                Protection::Key(key) => Some(key),
+                Protection::Plain => None,
+            };
+            key.into_iter().chain(&volume.new_key).any(KeySource::needs_key_manager)
+        };
+        let managers = match KeyManagers::load(named) {
+            Ok(managers) => Arc::new(managers),
+            Err(error) if named.is_some() || self.volumes.iter().any(needs) => {
+                return Err(ConfigError(error.to_string()));
+            }
+            Err(_) => return Ok(()),
+        };
+        for warning in managers.warnings() {
+            tracing::warn!("{warning}");
+        }
+        for volume in &mut self.volumes {
+            volume.key_managers = managers.clone();
         }
         Ok(())
     }

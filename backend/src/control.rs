@@ -4,11 +4,14 @@
 //! user, or whoever the socket's group lets in). Of what it may order, nothing can lose data: a
 //! rotation is begun, paused, and given a pace.
 
+mod openapi;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -18,13 +21,15 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use sealblk_api::{
-    HEALTH_PATH, Health, METRICS_PATH, Refusal, Resize, Rotation, RotationOrder, STATUS_PATH,
-    Status,
+    HEALTH_PATH, Health, METRICS_PATH, OPENAPI_PATH, Refusal, Resize, Rotation, RotationOrder,
+    STATUS_PATH, Status,
 };
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use crate::audit;
+use crate::metrics::VolumeLatency;
 use crate::socket::{self, SocketError, SocketFile};
 
 /// Path of a volume's rotation, as [`sealblk_api::rotation_path`] makes it.
@@ -48,6 +53,11 @@ pub(crate) enum Refused {
 /// What the API tells: asked for anew by each request.
 pub(crate) trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
+
+    /// How long the requests of each volume took, for [`crate::metrics`].
+    fn latencies(&self) -> Vec<VolumeLatency> {
+        Vec::new()
+    }
 
     /// Where the rotation of a volume is.
     fn rotation(&self, volume: &str) -> Result<Rotation, Refused>;
@@ -126,9 +136,11 @@ fn router(source: Arc<dyn Source>, allowed: Allowed) -> Router {
         .route(STATUS_PATH, get(status))
         .route(HEALTH_PATH, get(health))
         .route(METRICS_PATH, get(metrics))
+        .route(OPENAPI_PATH, get(openapi::openapi))
         .route(ROTATION_ROUTE, get(rotation).post(order))
         .route(RESIZE_ROUTE, post(resize))
         .fallback(unknown)
+        .method_not_allowed_fallback(not_so)
         .layer(middleware::from_fn_with_state(allowed, guard))
         .layer(middleware::from_fn(whole))
         .with_state(source)
@@ -153,11 +165,31 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    if allowed.permits(peer) {
-        return next.run(request).await;
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = if allowed.permits(peer) {
+        next.run(request).await
+    } else {
+        tracing::warn!(uid = peer.0, path, "control request refused");
+        refuse(StatusCode::FORBIDDEN, "only root and the daemon's own user may ask")
+    };
+    let action = answer.extensions().get::<Action>().map(|action| action.0);
+    audit::request(peer.0, method.as_str(), &path, action, answer.status().as_u16());
+    answer
+}
+
+/// What an order was, for the audit log: travels with the answer.
+#[derive(Debug, Clone, Copy)]
+struct Action(&'static str);
+
+impl Action {
+    fn of(order: &RotationOrder) -> Self {
+        Self(match order {
+            RotationOrder::Start { .. } => "start",
+            RotationOrder::Pause => "pause",
+            RotationOrder::Resume => "resume",
+            RotationOrder::Throttle { .. } => "throttle",
+        })
     }
-    tracing::warn!(uid = peer.0, path = request.uri().path(), "control request refused");
-    refuse(StatusCode::FORBIDDEN, "only root and the daemon's own user may ask")
 }
 
 async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
@@ -174,15 +206,21 @@ async fn rotation(
 async fn order(
     State(source): State<Arc<dyn Source>>,
     UrlPath(volume): UrlPath<String>,
-    Json(order): Json<RotationOrder>,
+    order: Result<Json<RotationOrder>, JsonRejection>,
 ) -> Response {
+    let order = match order {
+        Ok(Json(order)) => order,
+        Err(error) => return refuse(error.status(), &error.body_text()),
+    };
     tracing::info!(disk = volume, ?order, "rotation: an order came");
-    let name = volume.clone();
+    let (name, action) = (volume.clone(), Action::of(&order));
     let outcome = tokio::task::spawn_blocking(move || source.order(&name, order)).await;
-    answer(
+    let mut answer = answer(
         &volume,
         outcome.unwrap_or_else(|_| Err(Refused::Conflict("a defect; see the log".into()))),
-    )
+    );
+    answer.extensions_mut().insert(action);
+    answer
 }
 
 async fn resize(
@@ -214,13 +252,20 @@ async fn health() -> Json<Health> {
 }
 
 async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
-    let text = crate::metrics::render(&source.status());
+    let now = crate::aging::wall_clock();
+    let text = crate::metrics::render(&source.status(), &source.latencies(), now);
     ([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
 }
 
 async fn unknown(request: Request) -> Response {
     let text = format!("there is no {}; see docs/operations.md", request.uri().path());
     refuse(StatusCode::NOT_FOUND, &text)
+}
+
+async fn not_so(request: Request) -> Response {
+    let text =
+        format!("{} has no {}; see docs/operations.md", request.uri().path(), request.method());
+    refuse(StatusCode::METHOD_NOT_ALLOWED, &text)
 }
 
 fn refuse(code: StatusCode, error: &str) -> Response {
@@ -335,7 +380,8 @@ mod tests {
         let answer = post(&path, r#"{"action":"pause"}"#).await;
         assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("not now"), "{answer}");
         let answer = post(&path, r#"{"action":"explode"}"#).await;
-        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+        assert!(answer.contains("{\"error\":\"") && answer.contains("explode"), "{answer}");
     }
 
     #[tokio::test]
@@ -345,7 +391,7 @@ mod tests {
         let answer = post(&sealblk_api::resize_path("b"), "").await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
         let answer = ask(me(), &sealblk_api::resize_path("a b")).await;
-        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("{\"error\":"), "{answer}");
     }
 
     /// Clients send head and body one after the other: whatever the answer is, it has to wait.

@@ -21,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
+use crate::audit;
 use crate::config::{Config, DaemonConfig, VolumeConfig};
 use crate::disk::{self, Opened};
 use crate::socket::SocketFile;
@@ -37,6 +38,7 @@ const OTHER_FAILURES: Duration = Duration::from_millis(250);
 /// Serves until a signal ends it.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    audit::reopen_on_hangup()?;
     let Config { daemon, volumes } = config;
     // A QEMU that connects waits for our answers, and its guest with it: sockets come last.
     let ages = Ages::new(daemon.state_dir());
@@ -73,6 +75,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     serving.let_go(&mut signals).await;
     tracing::info!("ended");
+    audit::record(&audit::Event::DaemonEnded);
     outcome
 }
 

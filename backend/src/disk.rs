@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sealblk_api::{Encryption, VolumeStatus};
-use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError};
+use sealblk_block::{Geometry, SECTOR_BYTES, VolumeError, in_one_line};
 use sealblk_cipher::{Implementation, SegmentSpec, sector_cipher};
 use sealblk_engine::{Disk, EngineConfig};
 use sealblk_keys::KeySource;
@@ -19,7 +19,8 @@ use sealblk_virtqueue::blk::{DiskProfile, RangeLimits};
 use sealblk_volume::{Handed, OpenOptions, Volume};
 
 use crate::aging::Aging;
-use crate::config::{OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
+use crate::audit;
+use crate::config::{self, OnError, Protection, SERIAL_BYTES, SocketConfig, VolumeConfig};
 use crate::growth::{Growth, Layout, is_dynamic};
 use crate::host::Host;
 use crate::mend::mend_header;
@@ -80,15 +81,20 @@ impl Opened {
     /// # Errors
     /// The last flush failed: nobody knows what of the guest's last writes is durable.
     pub(crate) fn close(self) -> anyhow::Result<()> {
-        let Self { host, volume, rotator, .. } = self;
+        let Self { host, volume, rotator, name, .. } = self;
         if let Some(rotator) = rotator {
             rotator.stop();
         }
         drop(host);
         if volume.geometry().read_only {
+            audit::record(&audit::Event::VolumeClosed { volume: &name, error: None });
             return Ok(());
         }
-        volume.flush().map_err(nameless).context("the last flush failed, writes may be lost")
+        let flushed =
+            volume.flush().map_err(nameless).context("the last flush failed, writes may be lost");
+        let error = flushed.as_ref().err().map(|error| in_one_line(error.as_ref()));
+        audit::record(&audit::Event::VolumeClosed { volume: &name, error: error.as_deref() });
+        flushed
     }
 }
 
@@ -142,8 +148,10 @@ pub(crate) fn open(
             e.luks_version
         );
     }
+    unlocked.record(&config.name);
     let engine = engine_config(&config);
     let disk = Disk::new(&volume, &unlocked.segments, &profile, &engine)?;
+    disk.path().listen(audit::path_listener(&config.name));
     if let Some(ring) = disk.ring_features() {
         tracing::info!(
             disk = config.name,
@@ -161,6 +169,7 @@ pub(crate) fn open(
                 volume: volume.clone(),
                 board: disk.switchboard(),
                 key: keys.key,
+                key_managers: config.key_managers.clone(),
                 policy: config.rotation.clone(),
                 ages: ages.clone(),
                 uuid: keys.uuid,
@@ -201,6 +210,7 @@ pub(crate) fn open(
         discard: profile.discard.is_some(),
         serial,
         encryption: unlocked.encryption,
+        limits: config.limits.shown(),
         ..VolumeStatus::default()
     };
     Ok(Opened {
@@ -224,6 +234,16 @@ struct Unlocked {
     keys: Option<Keys>,
 }
 
+impl Unlocked {
+    /// For the audit log.
+    fn record(&self, volume: &str) {
+        let key = self.keys.as_ref().map(|keys| (keys.key.to_string(), &keys.fingerprint));
+        let (key, fingerprint) = key.as_ref().map_or(("", ""), |(key, print)| (key, print));
+        let encryption = self.encryption.as_ref();
+        audit::record(&audit::Event::unlocked(volume, key, encryption, fingerprint));
+    }
+}
+
 /// What a rotation goes on with.
 struct Keys {
     unlocked: sealblk_luks::Unlocked,
@@ -231,6 +251,8 @@ struct Keys {
     uuid: String,
     /// The source that opened.
     key: KeySource,
+    /// What the volume key's digest begins with.
+    fingerprint: String,
     /// One that is under way.
     rotation: Option<Rotation>,
     aging: Aging,
@@ -257,7 +279,14 @@ fn unlock(
         segments,
         dynamic: is_dynamic(&header),
         encryption,
-        keys: Some(Keys { unlocked, uuid: header.uuid(), key, rotation, aging }),
+        keys: Some(Keys {
+            fingerprint: audit::fingerprint(&header, &unlocked),
+            unlocked,
+            uuid: header.uuid(),
+            key,
+            rotation,
+            aging,
+        }),
     })
 }
 
@@ -270,11 +299,12 @@ fn open_keys(
 ) -> anyhow::Result<(sealblk_luks::Unlocked, KeySource)> {
     let mut failure = None;
     for source in std::iter::once(key).chain(&config.new_key) {
-        let fetched = match source.fetch() {
+        let fetched = match config.key_managers.fetch(source) {
             Ok(fetched) => fetched,
             Err(error) => {
                 // Of two that fail the first is the one to end with.
                 tracing::warn!(disk = config.name, "{error}");
+                audit::key_fetch_failed(&config.name, source, &error.to_string());
                 failure = Some(failure.unwrap_or_else(|| error.into()));
                 continue;
             }
@@ -286,6 +316,7 @@ fn open_keys(
             Ok(unlocked) => return Ok((unlocked, source.clone())),
             Err(error) => {
                 let error = explain(error, source, fetched.hint());
+                audit::key_fetch_failed(&config.name, source, &in_one_line(error.as_ref()));
                 failure = Some(failure.unwrap_or(error));
             }
         }
@@ -319,6 +350,7 @@ fn take_up(
         .context("taking up its rotation")?;
     for line in &taken.done {
         tracing::info!(disk = config.name, "{line}");
+        audit::record(&audit::Event::HeaderChanged { volume: &config.name, change: line });
     }
     Ok((taken.header, taken.segments, taken.rotation))
 }
@@ -470,6 +502,7 @@ fn engine_config(config: &VolumeConfig) -> EngineConfig {
             OnError::Hold => sealblk_engine::OnError::Hold,
         },
         hold_limit: config.hold_limit,
+        limits: config::engine_limits(&config.limits),
         implementation: config.cipher.into(),
         name: config.name.clone(),
         ..EngineConfig::default()

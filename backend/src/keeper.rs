@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -97,6 +98,8 @@ fn catch_signals() -> std::io::Result<UnixStream> {
     for signal in [Signal::TERM, Signal::INT] {
         signal_hook::low_level::pipe::register(signal.as_raw(), writer.try_clone()?)?;
     }
+    // It is for the audit log, which is the worker's; a keeper must not end by it.
+    signal_hook::flag::register(Signal::HUP.as_raw(), Arc::default())?;
     Ok(reader)
 }
 

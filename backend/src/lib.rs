@@ -9,6 +9,7 @@
 mod agent;
 mod aging;
 mod args;
+mod audit;
 mod config;
 mod control;
 mod daemon;
@@ -62,9 +63,10 @@ pub fn sealblkd() -> ExitCode {
         Err(error) => return complain(&error.to_string(), EXIT_CONFIG),
     }
     let check = args.check;
-    let config = match args.into_config().and_then(|config| {
+    let config = match args.into_config().and_then(|mut config| {
         log::init(&config.daemon)?;
         config.check_host()?;
+        config.load_key_managers()?;
         Ok(config)
     }) {
         Ok(config) => config,
@@ -96,7 +98,9 @@ fn serve_instance(kept: bool, daemon: DaemonConfig, managed: Managed) -> ExitCod
     if !kept {
         return keeper::run();
     }
-    match run(managed::run(daemon, managed)) {
+    let instance = managed.instance.clone();
+    let audited = audit::start(daemon.audit_log.as_ref(), Some(&instance));
+    match audited.and_then(|_audit| run(managed::run(daemon, managed))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", in_one_line(error.as_ref()));
@@ -106,6 +110,7 @@ fn serve_instance(kept: bool, daemon: DaemonConfig, managed: Managed) -> ExitCod
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
+    let _audit = audit::start(config.daemon.audit_log.as_ref(), None)?;
     run(daemon::run(config))
 }
 

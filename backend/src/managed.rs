@@ -25,7 +25,7 @@ use crate::config::DaemonConfig;
 use crate::daemon::{self, Signals};
 use crate::keeper::Link;
 use crate::status::Overview;
-use crate::{control, notify, orders};
+use crate::{audit, control, notify, orders};
 
 /// How often to say what a long end is waiting for.
 const DRAIN_REPORT: Duration = Duration::from_secs(5);
@@ -42,6 +42,7 @@ pub(crate) struct Managed {
 /// Serves until a signal or an order ends it.
 pub(crate) async fn run(daemon: DaemonConfig, managed: Managed) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    audit::reopen_on_hangup()?;
     let link = Link::from_stdin().context("the keeper")?;
     let control = orders::control_socket(&managed.run_dir);
     let (control, control_file) = control::bind(&control, None).context("control API")?;
@@ -71,6 +72,7 @@ pub(crate) async fn run(daemon: DaemonConfig, managed: Managed) -> anyhow::Resul
     let _ = served.await;
     drop(control_file);
     tracing::info!("ended");
+    audit::record(&audit::Event::DaemonEnded);
     outcome
 }
 

@@ -10,6 +10,8 @@ use sealblk_luks::{Header, ReadAt, repair};
 use sealblk_rotation::{carry_out, random};
 use sealblk_volume::Volume;
 
+use crate::audit;
+
 /// Mends what is damaged. `io` reads `volume`.
 pub(crate) fn mend_header(volume: &dyn Volume, io: &mut dyn ReadAt, header: &Header, disk: &str) {
     for copy in &header.report().copies {
@@ -25,6 +27,7 @@ pub(crate) fn mend_header(volume: &dyn Volume, io: &mut dyn ReadAt, header: &Hea
         Ok(repairs) => {
             for repair in repairs {
                 tracing::warn!(disk, "header copy rewritten from the good one: {repair}");
+                audit::record(&audit::Event::HeaderChanged { volume: disk, change: &repair });
             }
         }
         Err(error) => {

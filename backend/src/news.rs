@@ -4,6 +4,7 @@ use sealblk_volume::VolumeEvent;
 
 /// Logs the news of the volume of this disk.
 pub(crate) fn log(disk: &str, event: &VolumeEvent) {
+    crate::audit::news(disk, event);
     match event {
         VolumeEvent::Resized { size_bytes } => {
             tracing::info!(disk, size_bytes, "the volume has another size now");

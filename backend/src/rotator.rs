@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 
 use sealblk_api::{Rotation as Told, RotationOrder, RotationState};
 use sealblk_engine::Switchboard;
-use sealblk_keys::KeySource;
+use sealblk_keys::{KeyManagers, KeySource};
 use sealblk_luks::{Header, KeyAge, Policy, Rotation, Unlocked};
 use sealblk_rotation::{
     Ages, Controls, Phase, Place, Reader, Watch, Wishes, ZONE_BYTES, ZONE_BYTES_MAX, carry_out,
@@ -30,6 +30,7 @@ use sealblk_volume::Volume;
 use self::memory::Memory;
 pub(crate) use self::reserve::Busy;
 use crate::aging::{Aging, wall_clock};
+use crate::audit;
 use crate::config::RotationPolicy;
 use crate::control::Refused;
 
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) volume: Arc<dyn Volume>,
     pub(crate) board: Switchboard,
     pub(crate) key: KeySource,
+    pub(crate) key_managers: Arc<KeyManagers>,
     pub(crate) policy: RotationPolicy,
     pub(crate) ages: Ages,
     /// Where header backups go, and what must not be forgotten.
@@ -70,6 +72,8 @@ struct Inner {
 struct State {
     /// What is told, apart from what the rotation's thread counts.
     told: Told,
+    /// Rotations that failed or could not begin.
+    failures: u64,
     /// Where the thread tells how far it is.
     watch: Watch,
     thread: Option<JoinHandle<()>>,
@@ -118,6 +122,7 @@ impl Rotator {
         });
         let state = State {
             told: Told::default(),
+            failures: 0,
             watch: Watch::default(),
             thread: None,
             running: false,
@@ -167,6 +172,7 @@ impl Rotator {
         let mut told = state.told.clone();
         told.header_backup = state.header_backup.as_ref().map(|path| path.display().to_string());
         told.limit_bytes = wishes.rate_bytes;
+        told.failures = state.failures;
         if told.state == RotationState::None {
             return told;
         }
@@ -209,6 +215,12 @@ impl Rotator {
             } => {
                 let parsed = new_key.as_deref().map(str::parse::<KeySource>).transpose();
                 let new_key = parsed.map_err(|e| Refused::Conflict(format!("the new key: {e}")))?;
+                if matches!(new_key, Some(KeySource::Fd(_))) {
+                    return conflict(
+                        "the new key: whoever asks knows none of this process's \
+                                     descriptors",
+                    );
+                }
                 if let Some(bytes) = hotzone_bytes
                     && !(ZONE_BYTES_MIN..=ZONE_BYTES_MAX).contains(&bytes)
                 {
@@ -241,6 +253,7 @@ impl Rotator {
                 }
                 self.0.apply_pause(&state);
                 self.0.keep_memory(&state);
+                audit::paused(&self.0.parts.name, state.paused, audit::Pause::Order);
             }
             RotationOrder::Throttle { rate_bytes } => {
                 self.0.controls.change(|wishes| wishes.rate_bytes = rate_bytes);
@@ -343,6 +356,7 @@ impl Rotator {
                         "the rotation's window {}",
                         if run { "opens" } else { "closes" }
                     );
+                    audit::paused(&self.0.parts.name, !run, audit::Pause::Window);
                 }
                 state.window_closed = !run;
                 self.0.apply_pause(&state);
@@ -384,7 +398,11 @@ impl Rotator {
                 Ok(())
             });
         match noted {
-            Ok(()) => self.0.lock().aging.age = age,
+            Ok(()) => {
+                self.0.lock().aging.age = age;
+                let change = "the keys' age is noted";
+                audit::record(&audit::Event::HeaderChanged { volume: &parts.name, change });
+            }
             Err(error) => {
                 let error = sealblk_block::in_one_line(error.as_ref());
                 tracing::warn!(disk = parts.name, error, "the keys' first sight can't be noted");

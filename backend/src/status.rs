@@ -17,6 +17,7 @@ use sealblk_session::StopHandle;
 use crate::control::{Refused, Source};
 use crate::growth::Growth;
 use crate::host::Asked;
+use crate::metrics::VolumeLatency;
 use crate::rotator::Rotator;
 
 /// All disks of this daemon.
@@ -86,6 +87,10 @@ impl Overview {
 }
 
 impl Source for Overview {
+    fn latencies(&self) -> Vec<VolumeLatency> {
+        self.disks().iter().map(|disk| disk.latency()).collect()
+    }
+
     fn status(&self) -> Status {
         let draining = self.draining.load(Relaxed);
         Status {
@@ -111,6 +116,10 @@ impl Source for Overview {
 }
 
 impl View {
+    fn latency(&self) -> VolumeLatency {
+        VolumeLatency { name: self.fixed.name.clone(), queues: self.stats.clone() }
+    }
+
     /// What is told of it now.
     pub(crate) fn status(&self, draining: bool) -> VolumeStatus {
         let queue = |(index, stats): (usize, &Arc<QueueStats>)| {
@@ -170,6 +179,10 @@ fn queue_status(index: usize, running: bool, counts: &QueueCounts) -> QueueStatu
         inflight: counts.in_flight,
         replayed: counts.replayed,
         held: counts.held,
+        throttled: counts.throttled,
+        throttled_us: counts.throttled_ns / 1000,
+        parked: counts.parked,
+        parked_now: counts.parked_now,
     }
 }
 
@@ -207,6 +220,8 @@ mod tests {
             volume_errors: 5,
             refused: 6,
             held: 7,
+            throttled: 8,
+            throttled_ns: 9_999,
             broken: 1,
             ..QueueCounts::default()
         };
@@ -214,5 +229,6 @@ mod tests {
         assert_eq!(status.requests, Requests { read: 1, write: 2, flush: 3, discard: 4 });
         assert_eq!(status.errors, Errors { volume: 5, guest: 6 });
         assert_eq!((status.index, status.held, status.broken), (9, 7, true));
+        assert_eq!((status.throttled, status.throttled_us), (8, 9));
     }
 }

@@ -8,6 +8,7 @@
 //! Invariant: every process and file made here is gone when its value is dropped, and nothing
 //! waits without a deadline.
 
+mod agent;
 mod ceph;
 mod client;
 mod daemon;
@@ -25,9 +26,11 @@ mod programs;
 mod proxy;
 mod ring;
 mod rotation;
+mod schema;
 mod volume;
 mod wait;
 
+pub use agent::{Agent, NOBODY};
 pub use ceph::{Ceph, CephDaemon, CephUser, LockOwner, Outage, RbdImage};
 pub use client::{Client, ClientOptions, Completed};
 pub use daemon::{Daemon, Exit};
@@ -41,5 +44,6 @@ pub use programs::{kat, run, sealblk, sealblk_command, sealblkd_program, unpack_
 pub use proxy::{Proxy, ProxyCounts};
 pub use ring::{Completion, Desc, Ring, blk, flags};
 pub use rotation::Rotating;
+pub use schema::Document;
 pub use volume::{Kind, Scratch, Storage, TestVolume};
 pub use wait::{progress, until};

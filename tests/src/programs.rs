@@ -59,6 +59,11 @@ pub fn sealblkd_program() -> Result<PathBuf> {
     Ok(bin_dir()?.join("sealblkd"))
 }
 
+/// The agent's path.
+pub(crate) fn agent_program() -> Result<PathBuf> {
+    Ok(bin_dir()?.join("sealblk-agent"))
+}
+
 /// The operator's command, ready for arguments.
 pub fn sealblk_command() -> Result<Command> {
     let mut command = Command::new(bin_dir()?.join("sealblk"));

@@ -255,6 +255,7 @@ impl AgentConfig {
             poll_us: of.poll_us,
             luks: None,
             uuid: None,
+            limits: None,
             rotation: (!read_only).then(|| self.rotation.section.clone()),
         }
     }

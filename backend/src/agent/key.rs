@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 use sealblk_api::agent::{AgentError, Attach, ErrorKind, Key};
-use sealblk_keys::{KeySource, MAX_KEY_BYTES};
+use sealblk_keys::{KeyErrorKind, KeyManagers, KeySource, MAX_KEY_BYTES};
 use sealblk_secret::{SecretBytes, SharedSecret};
 
 use super::check;
@@ -52,6 +52,7 @@ pub(super) fn obtain(
     request: &Attach,
     descriptors: Vec<OwnedFd>,
     agent: &AgentSection,
+    managers: &KeyManagers,
 ) -> Result<Option<Passphrase>, AgentError> {
     let volume = &request.volume;
     match &request.key {
@@ -61,7 +62,9 @@ pub(super) fn obtain(
             })?;
             Passphrase::new(volume, handed(volume, &descriptor)?).map(Some)
         }
-        Key::Source { source } => Passphrase::new(volume, fetch(volume, source, agent)?).map(Some),
+        Key::Source { source } => {
+            Passphrase::new(volume, fetch(volume, source, agent, managers)?).map(Some)
+        }
         Key::Kept => Ok(None),
     }
 }
@@ -95,22 +98,42 @@ fn handed(volume: &str, descriptor: &OwnedFd) -> Result<SecretBytes, AgentError>
 }
 
 /// Asks a key manager by this node's own identity.
-fn fetch(volume: &str, source: &str, agent: &AgentSection) -> Result<SecretBytes, AgentError> {
+fn fetch(
+    volume: &str,
+    source: &str,
+    agent: &AgentSection,
+    managers: &KeyManagers,
+) -> Result<SecretBytes, AgentError> {
     check::text("key.source", source)?;
     let parsed: KeySource = source
         .parse()
         .map_err(|cause| error(ErrorKind::Unsupported, format!("volume {volume}: {cause}")))?;
-    if let KeySource::File(path) = &parsed {
-        file_is_allowed(volume, path, agent)?;
+    match &parsed {
+        KeySource::File(path) => file_is_allowed(volume, path, agent)?,
+        // A number of ours is none of the caller's business: descriptors come with the message.
+        KeySource::Fd(_) => {
+            return Err(invalid(format!("volume {volume}: `key.source` can't be a descriptor")));
+        }
+        _ => {}
     }
-    match parsed.fetch() {
+    match managers.fetch(&parsed) {
         Ok(fetched) => {
             if let Some(warning) = &fetched.warning {
                 tracing::warn!(volume, "{warning}");
             }
             Ok(fetched.passphrase)
         }
-        Err(cause) => Err(error(ErrorKind::KeyMissing, format!("volume {volume}: {cause}"))),
+        Err(cause) => {
+            let kind = match cause.kind() {
+                KeyErrorKind::Denied => ErrorKind::KeyDenied,
+                KeyErrorKind::Missing => ErrorKind::KeyMissing,
+                KeyErrorKind::Unreachable => ErrorKind::KeyUnreachable,
+                KeyErrorKind::Unconfigured => ErrorKind::Unsupported,
+                // What is there is no passphrase, so no keyslot opens with it.
+                _ => ErrorKind::KeyWrong,
+            };
+            Err(error(kind, format!("volume {volume}: {cause}")))
+        }
     }
 }
 
@@ -174,11 +197,20 @@ mod tests {
         std::fs::write(&path, "secret").unwrap();
         let source = format!("file:{}", path.display());
         let agent = AgentSection { key_prefixes: Vec::new(), ..AgentSection::default() };
-        assert_eq!(fetch("v", &source, &agent).unwrap_err().kind, ErrorKind::Refused);
+        assert_eq!(
+            fetch("v", &source, &agent, &KeyManagers::none()).unwrap_err().kind,
+            ErrorKind::Refused
+        );
         let agent = AgentSection { key_prefixes: vec![dir.path().into()], ..agent };
-        assert!(fetch("v", &source, &agent).unwrap().ct_eq(b"secret"));
-        let error = fetch("v", &format!("{source}x"), &agent).unwrap_err();
+        assert!(fetch("v", &source, &agent, &KeyManagers::none()).unwrap().ct_eq(b"secret"));
+        let error = fetch("v", &format!("{source}x"), &agent, &KeyManagers::none()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::KeyMissing);
-        assert_eq!(fetch("v", "magic:1", &agent).unwrap_err().kind, ErrorKind::Unsupported);
+        let own = format!("fd:{}", std::os::fd::AsRawFd::as_raw_fd(&memfd(b"secret")));
+        let error = fetch("v", &own, &agent, &KeyManagers::none()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid);
+        assert_eq!(
+            fetch("v", "magic:1", &agent, &KeyManagers::none()).unwrap_err().kind,
+            ErrorKind::Unsupported
+        );
     }
 }

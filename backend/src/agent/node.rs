@@ -17,6 +17,7 @@ use sealblk_api::agent::{
     Listed, ListedInstance, ListedVolume,
 };
 use sealblk_api::{Resize, Status};
+use sealblk_keys::KeyManagers;
 
 use super::blank::{self, New};
 use super::client::{Client, Found};
@@ -43,11 +44,25 @@ pub(super) struct Node {
     turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     /// Whose each volume is.
     owners: Mutex<HashMap<String, String>>,
+    /// By this node's own identity.
+    managers: KeyManagers,
 }
 
 /// Locks; who panicked meanwhile has left nothing half done that matters.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The key managers that this node may ask; none where there is no such file.
+fn key_managers(path: &Path) -> std::io::Result<KeyManagers> {
+    if !path.exists() {
+        return Ok(KeyManagers::none());
+    }
+    let managers = KeyManagers::load(Some(path)).map_err(std::io::Error::other)?;
+    for warning in managers.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(managers)
 }
 
 impl Node {
@@ -65,9 +80,11 @@ impl Node {
         host::make_dir(&agent.state_dir, Owner { mode: 0o700, ..own })?;
         let theirs = Owner { uid: ids.uid, gid: ids.gid, mode: 0o750 };
         host::make_dir(&agent.daemon_state_dir, theirs)?;
+        let managers = key_managers(&agent.key_managers)?;
         let node = Self {
             config,
             ids,
+            managers,
             launcher,
             program,
             turns: Mutex::default(),
@@ -172,7 +189,7 @@ impl Node {
             .collect();
         drivers.sort();
         let mut key_access = vec![KeyAccess::User];
-        if self.config.agent.key_managers.exists() {
+        if self.managers.any() {
             key_access.push(KeyAccess::Deployment);
         }
         Hello {
@@ -313,7 +330,7 @@ impl Node {
             );
             return Err(error(ErrorKind::KeyMissing, message));
         }
-        key::obtain(request, descriptors, &self.config.agent)
+        key::obtain(request, descriptors, &self.config.agent, &self.managers)
     }
 
     fn order(
@@ -327,6 +344,7 @@ impl Node {
         let volume = &request.volume;
         let group = self.ids.socket_group.clone();
         let mut section = self.config.section(volume, uri, request.read_only, group);
+        section.limits = request.limits;
         if let Some(serial) = &request.serial {
             section.serial = Some(serial.clone());
         }

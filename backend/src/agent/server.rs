@@ -243,8 +243,8 @@ impl About {
     fn of(request: &AgentRequest) -> Self {
         let about = |op, instance: Option<&String>, volume: Option<&String>, question| Self {
             op,
-            instance: instance.map(shortened),
-            volume: volume.map(shortened),
+            instance: instance.map(|text| shortened(text)),
+            volume: volume.map(|text| shortened(text)),
             question,
         };
         match request {
@@ -288,7 +288,7 @@ impl About {
 }
 
 /// Text of a client's for the log, however long it is.
-fn shortened(text: &String) -> String {
+fn shortened(text: &str) -> String {
     text.chars().filter(|one| !one.is_control()).take(64).collect()
 }
 

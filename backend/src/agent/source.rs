@@ -220,17 +220,17 @@ mod tests {
     #[test]
     fn an_image_s_name_is_escaped() {
         let source = rbd_source("vol umes/a@b?c&d%", Some("cin der"), &[]);
-        let place = place("v", &source, &agent()).unwrap();
+        let found = place("v", &source, &agent()).unwrap();
         assert_eq!(
-            place.uri,
+            found.uri,
             "rbd:vol%20umes/a%40b%3Fc%26d%25?conf=%2Fc%2Fceph.conf&user=cin%20der"
         );
-        assert_eq!((backend(&source).as_str(), place.local), ("rbd:vol umes", false));
-        let Uri::Rbd(name) = Uri::parse(&place.uri).unwrap() else { panic!() };
+        assert_eq!((backend(&source).as_str(), found.local), ("rbd:vol umes", false));
+        let Uri::Rbd(name) = Uri::parse(&found.uri).unwrap() else { panic!() };
         assert_eq!((name.pool.as_str(), name.image.as_str()), ("vol umes", "a@b?c&d%"));
         assert_eq!(name.conf, Some("/c/ceph.conf".into()));
         for bad in ["", "volumes", "a//b", "a/b/c/d", "/img", "a/\nb"] {
-            assert!(super::place("v", &rbd_source(bad, None, &[]), &agent()).is_err(), "{bad}");
+            assert!(place("v", &rbd_source(bad, None, &[]), &agent()).is_err(), "{bad}");
         }
     }
 
@@ -240,10 +240,10 @@ mod tests {
         place("v", &source, &agent()).unwrap();
         assert_eq!(backend(&source), "iscsi:h");
         let bad = Source::Iscsi { uri: "iscsi://u%hidden@h/x/1".to_owned() };
-        let error = super::place("v", &bad, &agent()).unwrap_err();
+        let error = place("v", &bad, &agent()).unwrap_err();
         assert!(!error.message.contains("hidden"), "{error}");
         let bad = Source::Iscsi { uri: "file:/etc/shadow".to_owned() };
-        assert_eq!(super::place("v", &bad, &agent()).unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(place("v", &bad, &agent()).unwrap_err().kind, ErrorKind::Invalid);
     }
 
     #[test]

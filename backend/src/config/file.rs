@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sealblk_api::Limits;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -51,6 +52,7 @@ pub(crate) struct VolumeSection {
     pub(crate) luks: Option<u8>,
     pub(crate) uuid: Option<String>,
     pub(crate) rotation: Option<RotationSection>,
+    pub(crate) limits: Option<Limits>,
 }
 
 /// Reads and checks a configuration file.

@@ -306,6 +306,27 @@ fn a_window_without_an_age_is_pointed_out() {
 }
 
 #[test]
+fn limits_belong_to_their_volume_and_are_checked_by_name() {
+    let limited = "[volume.limits]\ntotal_iops_sec = 500\ntotal_iops_sec_max = 2000\n";
+    let text = format!("{MINIMAL}{limited}{}", MINIMAL.replace("vda", "vdb"));
+    let volumes = good(&text).volumes;
+    let expected =
+        Limits { total_iops_sec: Some(500), total_iops_sec_max: Some(2000), ..Limits::default() };
+    assert_eq!([volumes[0].limits, volumes[1].limits], [expected, Limits::default()]);
+    let error = bad(&format!("{MINIMAL}{limited}read_iops_sec = 1\n"));
+    let place = "c.toml:2: volume \"vda\": [volume.limits]: `total_iops_sec` and `read_iops_sec`";
+    assert!(error.starts_with(place), "{error}");
+    for (line, word) in [
+        ("total_iops = 1", "`total_iops`"),
+        ("write_bytes_sec = -1", "u64"),
+        ("write_bytes_sec = \"100M\"", "u64"),
+    ] {
+        let error = bad(&format!("{MINIMAL}[volume.limits]\n{line}\n"));
+        assert!(error.starts_with("c.toml:8: ") && error.contains(word), "{line}: {error}");
+    }
+}
+
+#[test]
 fn a_file_without_volumes_is_refused() {
     assert_eq!(bad(""), "c.toml: there is no `[[volume]]` section, so nothing to serve");
     assert!(bad(&format!("[daemon]\ncontrol_group = \"x\"\n{MINIMAL}")).contains("without"));
@@ -350,4 +371,21 @@ fn holding_may_have_a_limit() {
         let text = bad(&with(lines));
         assert!(text.contains(expected), "{lines}: {text}");
     }
+}
+
+#[test]
+fn key_managers_must_be_usable_where_a_volume_needs_them_or_somebody_names_them() {
+    let missing = "[daemon]\nkey_managers = \"/nowhere/keys.toml\"\n";
+    let error = good(&format!("{missing}{MINIMAL}")).load_key_managers().unwrap_err().to_string();
+    assert!(error.contains("/nowhere/keys.toml: No such file"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.toml");
+    std::fs::write(&file, "").unwrap();
+    let named = format!("[daemon]\nkey_managers = {file:?}\n");
+    let mut config = good(&format!("{named}{MINIMAL}new_key = \"vault:a\"\n"));
+    config.load_key_managers().unwrap();
+    let volume = &config.volumes[0];
+    let key = volume.new_key.as_ref().unwrap();
+    let error = volume.key_managers.fetch(key).unwrap_err().to_string();
+    assert!(error.contains("keys.toml has no section [vault]"), "{error}");
 }

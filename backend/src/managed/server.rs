@@ -10,6 +10,7 @@ use sealblk_rpc::{Connection, Listener, Message};
 use serde::Serialize;
 
 use super::slots::Slots;
+use crate::audit;
 use crate::orders::Order;
 
 /// How long to wait when the system has no descriptor left for a connection.
@@ -46,10 +47,8 @@ fn listen(listener: &Listener, slots: &Arc<Slots>) {
 
 /// Answers one connection until it closes.
 fn attend(connection: &Connection, slots: &Slots) {
-    let allowed = match connection.peer() {
-        Ok(peer) => peer.uid == 0 || peer.uid == rustix::process::getuid().as_raw(),
-        Err(_) => false,
-    };
+    let uid = connection.peer().ok().map(|peer| peer.uid);
+    let allowed = uid.is_some_and(|uid| uid == 0 || uid == rustix::process::getuid().as_raw());
     loop {
         let message = match connection.receive() {
             Ok(Some(message)) => message,
@@ -60,11 +59,11 @@ fn attend(connection: &Connection, slots: &Slots) {
             }
         };
         let (answer, end) = if allowed {
-            obey(message, slots)
+            obey(message, slots, uid)
         } else {
             let what = "only root and the daemon's own user may give orders".to_owned();
             let refused = AgentError { kind: ErrorKind::Refused, message: what };
-            (text(&Answer::<()>::Error(refused)), false)
+            (told::<()>(uid, "unknown", None, Err(refused)), false)
         };
         let sent = connection.send(&answer, &[]);
         if end {
@@ -79,7 +78,7 @@ fn attend(connection: &Connection, slots: &Slots) {
 }
 
 /// Carries out an order; gives the answer, and whether the process ends after it.
-fn obey(message: Message, slots: &Slots) -> (Vec<u8>, bool) {
+fn obey(message: Message, slots: &Slots, uid: Option<u32>) -> (Vec<u8>, bool) {
     let order = match serde_json::from_slice(&message.bytes) {
         Ok(order) => order,
         Err(error) => {
@@ -89,13 +88,30 @@ fn obey(message: Message, slots: &Slots) -> (Vec<u8>, bool) {
         }
     };
     let answer = match order {
-        Order::Attach(order) => text(&answer(slots.attach(*order, message.descriptors))),
-        Order::Park { volume } => text(&answer(slots.park(&volume))),
-        Order::Detach { volume } => text(&answer(slots.detach(&volume))),
+        Order::Attach(order) => {
+            let volume = order.section.name.clone();
+            told(uid, "attach", Some(&volume), slots.attach(*order, message.descriptors))
+        }
+        Order::Park { volume } => told(uid, "park", Some(&volume), slots.park(&volume)),
+        Order::Detach { volume } => told(uid, "detach", Some(&volume), slots.detach(&volume)),
         Order::List => text(&Answer::Ok(slots.list())),
-        Order::End => return (text(&Answer::Ok(Gone { state: "absent".to_owned() })), true),
+        Order::End => {
+            return (told(uid, "end", None, Ok(Gone { state: "absent".to_owned() })), true);
+        }
     };
     (answer, false)
+}
+
+/// The answer to an order, which goes to the audit log, too.
+fn told<T: Serialize>(
+    uid: Option<u32>,
+    action: &str,
+    volume: Option<&str>,
+    outcome: Result<T, AgentError>,
+) -> Vec<u8> {
+    let kind = outcome.as_ref().err().map(|error| &error.kind);
+    audit::record(&audit::Event::AgentOrder { uid, action, volume, error: kind });
+    text(&answer(outcome))
 }
 
 fn answer<T>(outcome: Result<T, AgentError>) -> Answer<T> {

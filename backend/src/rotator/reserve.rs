@@ -94,6 +94,7 @@ mod tests {
             volume,
             board: disk.switchboard(),
             key: "file:/nowhere".parse().unwrap(),
+            key_managers: Arc::new(sealblk_keys::KeyManagers::none()),
             policy: RotationPolicy::default(),
             ages: Ages::new(dir.path()),
             state_dir: dir.path().to_owned(),

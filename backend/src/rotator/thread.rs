@@ -21,6 +21,7 @@ use super::gate::DiskGate;
 use super::memory::Memory;
 use super::{Inner, Start, Task};
 use crate::aging::wall_clock;
+use crate::audit;
 
 /// In place of a file: no backup is made.
 const NO_BACKUP: &str = "none";
@@ -52,6 +53,7 @@ fn rotate(inner: &Inner, task: Task) {
     let (begun, new_key, answer) = match task {
         Task::Resume(unlocked, rotation) => {
             tracing::info!(done_bytes = rotation.done_bytes(), "the rotation goes on");
+            audit::paused(&inner.parts.name, false, audit::Pause::Daemon);
             if let Err(error) = disarm_backup(inner) {
                 // It is not where it was, or not ours: nothing that we could keep from harm.
                 let error = in_one_line(&error);
@@ -64,6 +66,7 @@ fn rotate(inner: &Inner, task: Task) {
             Err(error) => {
                 let why = in_one_line(error.as_ref());
                 tracing::error!(why, "the rotation can't begin");
+                failed(inner, &why);
                 inner.lock().running = false;
                 // Whoever asked may have gone.
                 let _ = start.answer.send(Err(why));
@@ -74,6 +77,7 @@ fn rotate(inner: &Inner, task: Task) {
     let Begun { unlocked, rotation } = begun;
     tell(inner, |told| describe(inner, told, &unlocked, &rotation));
     if let Some(answer) = answer {
+        audit::rotation_started(&inner.parts.name, &inner.lock().told);
         let _ = answer.send(Ok(()));
     }
     let watch = inner.lock().watch.clone();
@@ -91,13 +95,23 @@ fn rotate(inner: &Inner, task: Task) {
         Ok(Outcome::Completed) => completed(inner, new_key),
         Ok(Outcome::Stopped | Outcome::Ended) => {
             tracing::info!("the rotation stops here, and goes on with the next start");
+            audit::paused(&inner.parts.name, true, audit::Pause::Daemon);
         }
-        Err(error) => tell(inner, |told| {
-            told.state = RotationState::Failed;
-            told.ended_at = Some(wall_clock());
-            told.trouble = Some(in_one_line(&error));
-        }),
+        Err(error) => {
+            failed(inner, &in_one_line(&error));
+            tell(inner, |told| {
+                told.state = RotationState::Failed;
+                told.ended_at = Some(wall_clock());
+                told.trouble = Some(in_one_line(&error));
+            });
+        }
     }
+}
+
+fn failed(inner: &Inner, error: &str) {
+    let volume = inner.parts.name.as_str();
+    audit::record(&audit::Event::RotationFailed { volume, error });
+    inner.lock().failures += 1;
 }
 
 fn tell(inner: &Inner, change: impl FnOnce(&mut Told)) {
@@ -111,8 +125,9 @@ fn tell(inner: &Inner, change: impl FnOnce(&mut Told)) {
 fn start_anew(inner: &Inner, gate: &mut DiskGate, start: &Start) -> anyhow::Result<Begun> {
     let parts = &inner.parts;
     let key = inner.lock().key.clone();
-    let old = key.fetch()?;
-    let new = start.new_key.as_ref().map(KeySource::fetch).transpose().context("the new key")?;
+    let fetch = |source: &KeySource| parts.key_managers.fetch(source);
+    let old = fetch(&key)?;
+    let new = start.new_key.as_ref().map(fetch).transpose().context("the new key")?;
     if let Some(warning) = new.as_ref().and_then(|new| new.warning.as_ref()) {
         tracing::warn!("{warning}");
     }
@@ -259,6 +274,7 @@ fn completed(inner: &Inner, new_key: Option<KeySource>) {
         state.aging.age = known_age(&header, false, &parts.ages).age;
     }
     tracing::info!("the rotation is complete: the old volume key opens nothing any more");
+    audit::rotation_completed(&parts.name, &state.told);
     if let Some(key) = new_key {
         tracing::warn!(
             old = %state.key,

@@ -3,11 +3,9 @@
 //! Requests refuse fields that they don't know, answers ignore them: a caller learns at once that an
 //! old agent would not do what it asks for.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Resize, RotationOrder, RotationState, Status};
+use crate::{Limits, Resize, RotationOrder, RotationState, Status};
 
 /// Version of the protocol.
 pub const AGENT_API: u32 = 1;
@@ -117,7 +115,7 @@ pub struct Attach {
     pub format: Format,
     /// How much the guest may ask of it, in the words of Nova's `qos_specs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limits: Option<BTreeMap<String, u64>>,
+    pub limits: Option<Limits>,
     /// What the guest reads as the disk's serial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,

@@ -7,12 +7,17 @@
 //! Deliberately absent: keys, passphrases, and anything derived from them.
 
 pub mod agent;
+mod limits;
+mod openapi;
 mod resize;
 mod rotation;
 
+pub use limits::{Limits, LimitsError, RateLimit};
+pub use openapi::{DOCUMENT, OPENAPI_PATH};
 pub use resize::{Resize, resize_path};
 pub use rotation::{KeyAge, Rotation, RotationOrder, RotationState, rotation_path};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `GET`: the daemon and its volumes, as [`Status`].
 pub const STATUS_PATH: &str = "/v1/status";
@@ -86,6 +91,8 @@ pub struct VolumeStatus {
     pub rotation: Option<Rotation>,
     /// How old its keys are, as far as anybody knows.
     pub key_age: Option<KeyAge>,
+    /// What the guest may do per second: the fields of [`Limits`] that are set.
+    pub limits: BTreeMap<String, u64>,
 }
 
 /// How a volume is encrypted.
@@ -123,6 +130,9 @@ pub enum SessionState {
 }
 
 impl SessionState {
+    /// Those that a daemon of this version tells.
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Connected, Self::Stopping];
+
     /// The state as the JSON has it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -212,6 +222,14 @@ pub struct QueueStatus {
     pub replayed: u64,
     /// I/Os that the volume failed and that were kept to be tried again (`on_error = "hold"`).
     pub held: u64,
+    /// Requests that waited for a limit of the disk.
+    pub throttled: u64,
+    /// How long they waited in all, in microseconds; those that wait now are not in it yet.
+    pub throttled_us: u64,
+    /// Requests that had to wait because a rotation had their range in work.
+    pub parked: u64,
+    /// Those that wait for that reason now.
+    pub parked_now: u64,
 }
 
 /// Completed requests by kind.
@@ -269,7 +287,7 @@ mod tests {
 
     #[test]
     fn states_are_written_as_their_name() {
-        for state in [SessionState::Waiting, SessionState::Connected, SessionState::Stopping] {
+        for state in SessionState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
         for state in StorageState::ALL {

@@ -96,6 +96,8 @@ pub struct Rotation {
     pub header_backup: Option<String>,
     /// What is wrong, for a person; also why it waits.
     pub trouble: Option<String>,
+    /// Rotations of this volume that failed or could not begin, in this daemon's life.
+    pub failures: u64,
 }
 
 /// What a rotation is doing.
@@ -125,6 +127,18 @@ pub enum RotationState {
 }
 
 impl RotationState {
+    /// Those that a daemon of this version tells.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Scheduled,
+        Self::Running,
+        Self::Throttled,
+        Self::Paused,
+        Self::Stuck,
+        Self::Completed,
+        Self::Failed,
+    ];
+
     /// The state as the JSON has it.
     pub const fn as_str(self) -> &'static str {
         match self {

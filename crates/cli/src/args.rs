@@ -7,8 +7,10 @@ use sealblk_keys::KeySource;
 
 use crate::size;
 
+mod node;
 mod rotate;
 
+pub(crate) use node::{NODE_FLAG, Node, NodeCommand, NodeRotate, NodeSelect};
 pub(crate) use rotate::{
     HeaderBackup, HeaderCommand, HeaderRestore, Rotate, RotateCommand, RotateHow, RotateStart,
     RotateStatus, RotateThrottle, Served,
@@ -20,6 +22,11 @@ pub(crate) use rotate::{
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    /// Where the key managers are described that `barbican:`, `vault:` and `kmip:` keys come from
+    /// [default: /etc/sealblk/keys.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) key_managers: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -27,7 +34,8 @@ Volumes are named by a URI: `/dev/...` for a block device, `file:/...` for a fil
 `rbd:POOL/IMAGE[?conf=PATH&user=ID&keyring=PATH]` for an image on Ceph,
 `iscsi://[USER@]HOST[:PORT]/TARGET/LUN[?secret=file:PATH]` for a logical unit of an iSCSI target.
 Keys are named by a source: `file:PATH`, whose whole content is the passphrase, byte for byte, as
-`cryptsetup --key-file` takes it.
+`cryptsetup --key-file` takes it; `fd:N`, the same of an open descriptor; `barbican:UUID`,
+`vault:PATH` and `kmip:ID`, which a key manager has (`--key-managers`).
 
 Examples:
   sealblk format --volume file:/var/lib/disk.img --size 10G --key file:/etc/disk.key
@@ -37,8 +45,13 @@ Examples:
   sealblk rotate start --control /run/sealblk/control.sock --volume vda
   sealblk rotate status --control /run/sealblk/control.sock --volume vda --watch
 
+On a node with sealblk-agent, `--node` asks it about all instances (`sealblk --node --help`):
+  sealblk --node status
+  sealblk rotate start --node --all
+
 Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused (it would have destroyed something;
-nothing was changed).";
+nothing was changed). `key check` also: 4 the key manager refuses it, 5 there is no such key, 6 the
+key manager can't be reached, 7 what it answers is no key, 8 this node isn't set up for it.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -73,7 +86,7 @@ pub(crate) struct Format {
     #[arg(long, value_name = "URI")]
     pub(crate) volume: String,
 
-    /// Where the first passphrase is: `file:PATH`
+    /// Where the first passphrase is, e.g. `file:PATH`
     #[arg(long, value_name = "SOURCE")]
     pub(crate) key: KeySource,
 
@@ -149,6 +162,19 @@ pub(crate) enum Key {
     Add(KeyAdd),
     /// Remove a passphrase: its keyslot is wiped
     Remove(KeyRemove),
+    /// Say whether a key can be got, and if not, why. It is shown nowhere
+    Check(KeyCheck),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyCheck {
+    /// The key
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) key: KeySource,
+
+    /// The answer, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! Where a command reads and writes: the terminal, or a test's buffers.
 
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 
 use crate::failure::Failure;
 
@@ -19,6 +20,8 @@ pub(crate) struct Console<'a> {
     pub(crate) interactive: bool,
     /// Whether a line of the output can be drawn over: it is a terminal.
     pub(crate) redraws: bool,
+    /// Where the key managers' configuration is; none: where it usually is.
+    pub(crate) key_managers: Option<PathBuf>,
 }
 
 impl Console<'_> {
@@ -60,9 +63,14 @@ mod tests {
     fn ask(answer: &str, interactive: bool, yes: bool) -> (Result<(), Failure>, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut input = answer.as_bytes();
-        let redraws = false;
-        let mut console =
-            Console { out: &mut out, err: &mut err, input: &mut input, interactive, redraws };
+        let mut console = Console {
+            out: &mut out,
+            err: &mut err,
+            input: &mut input,
+            interactive,
+            redraws: false,
+            key_managers: None,
+        };
         let result = console.confirm("All data on X will be lost.", yes);
         assert!(out.is_empty());
         (result, String::from_utf8(err).unwrap())

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use sealblk_block::in_one_line;
+use sealblk_keys::KeyErrorKind;
 
 /// Why a command did nothing or not all.
 #[derive(Debug)]
@@ -11,14 +12,22 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// The command would have destroyed something and was not told to; nothing was changed.
     Refused(String),
+    /// `key check` found that the key can't be got.
+    Key(KeyErrorKind, String),
 }
 
 impl Failure {
-    /// 1 for a failure, 3 for a refusal. (2 is clap's, for a wrong command line.)
+    /// 1 for a failure, 3 for a refusal, 4 to 8 for a key. (2 is clap's, for a wrong command line.)
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
             Self::Refused(_) => 3,
+            Self::Key(KeyErrorKind::Denied, _) => 4,
+            Self::Key(KeyErrorKind::Missing, _) => 5,
+            Self::Key(KeyErrorKind::Unreachable, _) => 6,
+            Self::Key(KeyErrorKind::Malformed, _) => 7,
+            Self::Key(KeyErrorKind::Unconfigured, _) => 8,
+            Self::Key(..) => 1,
         })
     }
 
@@ -27,6 +36,7 @@ impl Failure {
         match self {
             Self::Failed(error) => in_one_line(error.as_ref()),
             Self::Refused(why) => format!("refused: {why}"),
+            Self::Key(_, why) => why.clone(),
         }
     }
 }

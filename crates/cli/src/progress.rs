@@ -133,6 +133,7 @@ mod tests {
             started_at: Some(1_795_516_200),
             ended_at: None,
             parked_us_max: 3210,
+            failures: 0,
             header_backup: Some("/etc/sealblk/u.luks-header".into()),
             trouble: None,
         }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sealblk_cipher::Implementation;
 
+use crate::Limits;
+
 /// What to do with an I/O that the volume failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnError {
@@ -34,6 +36,8 @@ pub struct EngineConfig {
     /// How long nothing may come back from the volume before it counts as silent; less only in
     /// tests.
     pub silence: Duration,
+    /// How much the guest may do.
+    pub limits: Limits,
     /// Which cipher code to use.
     pub implementation: Implementation,
     /// Best io_uring set-up to try; lower only in tests.
@@ -61,6 +65,7 @@ impl Default for EngineConfig {
             on_error: OnError::default(),
             hold_limit: None,
             silence: Self::SILENCE,
+            limits: Limits::default(),
             implementation: Implementation::Auto,
             ring_level: sealblk_ring::Level::Deferred,
             name: "disk".to_owned(),

@@ -13,6 +13,7 @@ use sealblk_virtqueue::{QueueSetup, StartError};
 use sealblk_volume::AlignedBuf;
 
 use crate::fence::Answer;
+use crate::limiter::Limiter;
 
 /// What a rotation tells a queue thread: see [`crate::fence`].
 pub(crate) enum Order {
@@ -36,7 +37,8 @@ pub(crate) enum Order {
 
 /// What a queue thread can be told.
 pub(crate) enum Command {
-    /// By a rotation, on a thread of its own; all others but `Grow` come from the session.
+    /// By a rotation, on a thread of its own; all others but `Grow` and
+    /// `SetLimits` come from the session.
     Rotation(Order),
     /// Run this queue.
     Start(Box<QueueSetup>, SyncSender<Result<(), StartError>>),
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     SetWriteback(bool, SyncSender<()>),
     /// The disk has so many sectors now: see [`crate::grow`].
     Grow(u64, SyncSender<()>),
+    /// Other limits, shared with the disk's other queues; none: no limits.
+    SetLimits(Option<Arc<Limiter>>),
     /// Stop the queue and end.
     Exit,
 }

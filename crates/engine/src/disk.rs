@@ -15,10 +15,11 @@ use sealblk_volume::Volume;
 use crate::control::{Command, Mailbox, mailbox};
 use crate::grow::Grower;
 use crate::key_switch::Switchboard;
+use crate::limiter::Limiter;
 use crate::loss::StoragePath;
 use crate::stats::QueueStats;
 use crate::worker::Worker;
-use crate::{EngineConfig, broken};
+use crate::{EngineConfig, Limits, broken};
 
 /// Stack of a queue thread: several times what it uses. It counts as locked memory.
 const STACK_BYTES: usize = 512 << 10;
@@ -76,8 +77,9 @@ impl Disk {
         config: &EngineConfig,
     ) -> Result<Self, DiskError> {
         let path = Arc::new(StoragePath::new(&config.name, config.queues));
+        let limiter = Limiter::new(&config.limits).map(Arc::new);
         let threads = (0..config.queues)
-            .map(|index| Thread::spawn(index, volume, segments, profile, (config, &path)))
+            .map(|index| Thread::spawn(index, volume, segments, profile, (config, &path, &limiter)))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             volume: volume.clone(),
@@ -114,6 +116,16 @@ impl Disk {
         Grower::new(self.threads.iter().map(|one| one.mailbox.clone()).collect())
     }
 
+    /// Gives the disk other limits; what waits for the present ones is charged anew, by the new. Each
+    /// queue takes them when it comes to it.
+    pub fn set_limits(&self, limits: &Limits) {
+        let limiter = Limiter::new(limits).map(Arc::new);
+        for thread in &self.threads {
+            // Gone only while the process ends.
+            let _ = thread.mailbox.send(Command::SetLimits(limiter.clone()));
+        }
+    }
+
     fn thread(&self, index: u16) -> Option<&Thread> {
         self.threads.get(usize::from(index))
     }
@@ -125,7 +137,7 @@ impl Thread {
         volume: &Arc<dyn Volume>,
         segments: &[SegmentSpec],
         profile: &DiskProfile,
-        (config, path): (&EngineConfig, &Arc<StoragePath>),
+        (config, path, limiter): (&EngineConfig, &Arc<StoragePath>, &Option<Arc<Limiter>>),
     ) -> Result<Self, DiskError> {
         let fail = |what, source| DiskError::Queue {
             disk: config.name.clone(),
@@ -143,14 +155,15 @@ impl Thread {
             .name(format!("queue-{index}"))
             .stack_size(STACK_BYTES)
             .spawn({
-                let (volume, told) = (volume.clone(), (stats.clone(), path.clone()));
+                let volume = volume.clone();
+                let shared = (stats.clone(), path.clone(), limiter.clone());
                 let (profile, config) = (profile.clone(), config.clone());
                 move || {
                     if let Err(error) = protect_stack() {
                         tracing::warn!(disk = config.name, queue = index, %error,
                             "parts of the key may be swapped out: raise LimitMEMLOCK");
                     }
-                    let worker = Worker::new(index, config, profile, &*volume, keys, inbox, told);
+                    let worker = Worker::new(index, config, profile, &*volume, keys, inbox, shared);
                     match worker {
                         Ok(worker) => {
                             let _ = ready.send(Ok(worker.ring_features()));

@@ -161,6 +161,11 @@ impl Fence {
         if goes { self.parked.pop_front() } else { None }
     }
 
+    /// Requests that are parked.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
     /// The next parked request, fence or not: the queue stops.
     pub(crate) fn abandon(&mut self) -> Option<u16> {
         self.parked.pop_front()

@@ -12,7 +12,7 @@ const WAIT_MIN: Duration = Duration::from_millis(100);
 /// Longest wait between two tries.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The retry timer's id; the other timer is that of [`crate::path`].
+/// The retry timer's id; others are those of [`crate::path`] and [`crate::throttle`].
 pub(crate) const TIMER: u64 = 0;
 
 /// Chunks that wait to be tried again.

@@ -146,6 +146,7 @@ impl Worker {
         self.turn_bytes += len;
         let Some(request) = &slot.request else { broken("a read without a request") };
         pieces(request.data(&slot.chain), slot.data_bytes as usize, len, &mut self.pieces);
+        let began = self.watch.cipher_begins(head);
         match route.cipher {
             // SAFETY: the pieces lie in guest memory, which stays mapped while the queue runs; the
             // fence holds the zone's memory, which nobody writes to while it is shared, and it has
@@ -154,6 +155,7 @@ impl Worker {
             // SAFETY: as above.
             None => unsafe { copy_out(memory, &self.pieces, len) },
         }
+        self.watch.cipher_ends(head, began);
         slot.next_sector += route.sectors;
         slot.data_bytes += len as u64;
         if slot.next_sector == range_sectors {
@@ -225,6 +227,7 @@ impl Worker {
         self.turn_bytes += len;
         let extent = Extent::new(chunk.sector, chunk.len_bytes / SECTOR_BYTES);
         let Some(route) = self.keys.route(extent) else { broken("a chunk lies in no segment") };
+        let began = self.watch.cipher_begins(chunk.slot);
         if matches!(op, Op::WriteZeroes { .. }) {
             // SAFETY: the run is ours and has room for `len` bytes.
             unsafe { addr.write_bytes(0, len) };
@@ -233,6 +236,7 @@ impl Worker {
                 // request was let in).
                 unsafe { cipher.encrypt(route.iv, addr, addr, len) };
             }
+            self.watch.cipher_ends(chunk.slot, began);
             return;
         }
         let slot = self.slots.get_mut(chunk.slot);
@@ -245,6 +249,7 @@ impl Worker {
             // SAFETY: as above.
             None => unsafe { copy_in(&self.pieces, addr, len) },
         }
+        self.watch.cipher_ends(chunk.slot, began);
     }
 
     /// Takes what a read chunk read out of its bounce buffer, decrypted.
@@ -254,6 +259,7 @@ impl Worker {
         self.turn_bytes += len;
         let extent = Extent::new(chunk.sector, chunk.len_bytes / SECTOR_BYTES);
         let Some(route) = self.keys.route(extent) else { broken("a chunk lies in no segment") };
+        let began = self.watch.cipher_begins(chunk.slot);
         let slot = self.slots.get_mut(chunk.slot);
         let Some(request) = &slot.request else { broken("a chunk without a request") };
         pieces(request.data(&slot.chain), chunk.data_bytes as usize, len, &mut self.pieces);
@@ -263,6 +269,7 @@ impl Worker {
             // SAFETY: as above.
             None => unsafe { copy_out(addr, &self.pieces, len) },
         }
+        self.watch.cipher_ends(chunk.slot, began);
     }
 
     /// Hands a chunk, or what is left of it, to the lane.
@@ -304,7 +311,10 @@ impl Worker {
         // SAFETY: the run is given back, the slot's list changed and the guest's memory let go only
         // after the chunk has come back.
         match unsafe { self.lane.submit(&mut self.ring, LaneIo { id, op }) } {
-            Ok(()) => self.chunks.left(),
+            Ok(()) => {
+                self.chunks.left();
+                self.watch.left(chunk.slot);
+            }
             Err(Full) => self.unsent.push(id),
         }
     }
@@ -323,6 +333,7 @@ impl Worker {
     pub(super) fn chunk_done(&mut self, done: LaneDone) {
         self.chunks.came_back();
         let chunk = self.chunks.get_mut(done.id);
+        self.watch.came_back(chunk.slot);
         match done.result {
             Ok(bytes) => {
                 let moves_data = chunk.memory != Memory::None;

@@ -21,6 +21,9 @@ mod grow;
 mod hold;
 mod io;
 mod key_switch;
+mod latency;
+mod limiter;
+mod limits;
 mod line;
 mod loss;
 mod path;
@@ -29,14 +32,19 @@ mod sample;
 mod slot;
 mod spin;
 mod stats;
+mod throttle;
+mod timing;
 mod worker;
 
 pub use config::{EngineConfig, OnError};
 pub use disk::{Disk, DiskError};
 pub use grow::Grower;
 pub use key_switch::{GuestLoad, KeySwitch, SwitchError, Switchboard};
-pub use loss::{PathState, PathView, StoragePath};
+pub use latency::{HistogramCounts, Kind, Latency, Stage};
+pub use limits::{Burst, Limits, Rate};
+pub use loss::{PathNews, PathState, PathView, StoragePath};
 pub use stats::{Counter, QueueCounts, QueueStats};
+pub use timing::TIMED_ONE_IN;
 
 /// An invariant of this program does not hold: says so and dies, before anything is written on
 /// that ground.

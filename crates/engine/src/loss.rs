@@ -8,9 +8,10 @@
 //!
 //! Deliberately absent: what happens to the I/O (`path`, `hold`).
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A volume that fails and works in turn (one bad sector) is told of no more often than this.
@@ -45,6 +46,26 @@ pub struct PathView {
     pub lost: Duration,
 }
 
+/// What is worth being told of beside the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathNews {
+    /// A loss has begun, or got worse: what the guest gets now.
+    Lost(PathState),
+    /// It is over; how long it lasted.
+    Back(Duration),
+    /// Another client has taken the volume.
+    Fenced,
+}
+
+/// Who is told. Called by queue threads: it must not wait.
+struct Listener(Box<dyn Fn(PathNews) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 /// Some queue tells the guest of failures: any success ends that.
 const REPORTING: u8 = 1;
 /// The volume was taken by another client.
@@ -56,6 +77,7 @@ pub struct StoragePath {
     disk: String,
     flags: AtomicU8,
     losses: Mutex<Losses>,
+    listener: OnceLock<Listener>,
 }
 
 #[derive(Debug)]
@@ -110,7 +132,24 @@ impl StoragePath {
             told_at: None,
             untold: 0,
         };
-        Self { disk: disk.to_owned(), flags: AtomicU8::new(0), losses: Mutex::new(losses) }
+        Self {
+            disk: disk.to_owned(),
+            flags: AtomicU8::new(0),
+            losses: Mutex::new(losses),
+            listener: OnceLock::new(),
+        }
+    }
+
+    /// Tells `listener` of whatever the log is told of, from now on. Queue threads call it: it must
+    /// not wait. There is one; a second one is not heard.
+    pub fn listen(&self, listener: impl Fn(PathNews) + Send + Sync + 'static) {
+        let _ = self.listener.set(Listener(Box::new(listener)));
+    }
+
+    fn tell(&self, news: PathNews) {
+        if let Some(Listener(listener)) = self.listener.get() {
+            listener(news);
+        }
     }
 
     /// What is known now.
@@ -185,6 +224,7 @@ impl StoragePath {
         losses.untold = 0;
         drop(losses);
         self.tell_trouble(&trouble, before, others);
+        self.tell(PathNews::Lost(state));
     }
 
     fn tell_trouble(&self, trouble: &Trouble, before: PathState, others: u64) {
@@ -260,6 +300,7 @@ impl StoragePath {
         if told {
             let seconds = format_args!("{:.3}", lasted.as_secs_f64());
             tracing::info!(disk = self.disk, %seconds, held, failed, "{how}");
+            self.tell(PathNews::Back(lasted));
         }
     }
 
@@ -282,6 +323,7 @@ impl StoragePath {
              ends with an error. If the guest runs elsewhere now, end this daemon; if not, see who \
              holds the volume before this daemon is started anew"
         );
+        self.tell(PathNews::Fenced);
     }
 
     fn lock(&self) -> MutexGuard<'_, Losses> {
@@ -331,6 +373,26 @@ mod tests {
         assert_eq!(path.view().lost, lost, "it doesn't grow while all is well");
         path.trouble(trouble(1, PathState::Reporting));
         assert_eq!(seen(&path), (PathState::Reporting, 2));
+    }
+
+    #[test]
+    fn who_listens_hears_of_the_loss_and_of_its_end_once() {
+        let path = StoragePath::new("a", 2);
+        let heard = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let ear = heard.clone();
+        path.listen(move |news| ear.lock().unwrap_or_else(PoisonError::into_inner).push(news));
+        path.trouble(trouble(0, PathState::Silent));
+        path.trouble(trouble(1, PathState::Silent));
+        path.trouble(trouble(1, PathState::Holding));
+        path.answered(0, false);
+        path.answered(1, false);
+        path.fence();
+        path.fence();
+        let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let [first, worse, PathNews::Back(_), last] = heard[..] else { panic!("{heard:?}") };
+        assert_eq!(first, PathNews::Lost(PathState::Silent));
+        assert_eq!(worse, PathNews::Lost(PathState::Holding));
+        assert_eq!(last, PathNews::Fenced);
     }
 
     #[test]

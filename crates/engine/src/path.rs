@@ -23,7 +23,7 @@ use crate::chunk::ChunkKind;
 use crate::loss::{PathState, StoragePath, Trouble};
 use crate::worker::Worker;
 
-/// The silence timer's id; the other timer is that of [`crate::hold`].
+/// The silence timer's id; others are those of [`crate::hold`] and [`crate::throttle`].
 pub(crate) const TIMER: u64 = 1;
 
 /// What a queue knows of its path.

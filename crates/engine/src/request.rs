@@ -1,10 +1,11 @@
-//! The life of a request: taken, begun, waiting for room, completed.
+//! The life of a request: taken, begun, waiting for its limit or for room, completed.
 
 use sealblk_block::{Op, Status};
 use sealblk_virtqueue::blk::{self, Refusal};
 
 use crate::broken;
 use crate::fence::Admission;
+use crate::latency::Kind;
 use crate::line::LARGE_BYTES;
 use crate::worker::Worker;
 
@@ -83,12 +84,23 @@ impl Worker {
         slot.begin(request);
         self.slots.started();
         self.stats.in_flight.set(self.slots.busy() as u64);
+        self.watch.begins(head);
+        if !self.throttles(head, request.op) {
+            self.proceed(head, request.op);
+        }
+    }
+
+    /// Goes on with a request that is in its slot and within the disk's limits.
+    #[inline]
+    pub(super) fn proceed(&mut self, head: u16, op: Op) {
         self.sample.begins(head);
-        match request.op {
+        match op {
             Op::GetId => {
                 let slot = self.slots.get_mut(head);
-                let memory = queue.virtqueue.memory();
-                slot.status = Some(blk::write_id(memory, &request, &slot.chain, &self.profile));
+                if let (Some(queue), Some(request)) = (&self.queue, &slot.request) {
+                    let memory = queue.virtqueue.memory();
+                    slot.status = Some(blk::write_id(memory, request, &slot.chain, &self.profile));
+                }
                 self.complete(head);
             }
             // Another client has the volume.
@@ -118,6 +130,7 @@ impl Worker {
                 slot.parked = true;
                 slot.waits = true;
                 self.stats.parked.add(1);
+                self.stats.parked_now.set(self.fence.parked() as u64);
                 return;
             }
             Admission::Fails => {
@@ -140,6 +153,7 @@ impl Worker {
     /// Begins anew with what is no longer parked.
     pub(super) fn unpark(&mut self) {
         while let Some(head) = self.fence.next_parked() {
+            self.stats.parked_now.set(self.fence.parked() as u64);
             let slot = self.slots.get_mut(head);
             slot.parked = false;
             slot.waits = false;
@@ -164,6 +178,9 @@ impl Worker {
                 self.send(id);
             }
             any = true;
+        }
+        if self.throttle.waits() {
+            any |= self.go_on_throttled(false);
         }
         while let Some(&head) = self.waiting.front() {
             let flush = self.slots.get_mut(head).request.is_some_and(|r| r.op == Op::Flush);
@@ -203,6 +220,11 @@ impl Worker {
         if let Some(time) = self.sample.ends(head) {
             self.stats.timed.add(1);
             self.stats.timed_ns.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        }
+        if let Some(taken) = self.watch.ends(head)
+            && let Some(kind) = kind(request.op)
+        {
+            self.stats.latency.add(kind, bytes, &taken);
         }
         self.count(request.op, bytes, status);
         let Some(queue) = &mut self.queue else { return };
@@ -257,6 +279,7 @@ impl Worker {
         while let Some(head) = self.fence.abandon() {
             self.abandon(head, tracked);
         }
+        self.stats.parked_now.set(0);
     }
 
     /// Ends a request that waits.
@@ -277,6 +300,7 @@ impl Worker {
         if self.slots.get_mut(head).request.take().is_some() {
             self.slots.ended();
             self.left_work(head);
+            let _ = self.watch.ends(head);
             self.stats.in_flight.set(self.slots.busy() as u64);
         }
     }
@@ -289,5 +313,16 @@ impl Worker {
         if slot.chunks == 0 && !slot.waits {
             self.forget(chunk.slot);
         }
+    }
+}
+
+/// What a request counts as where times are told; none: it is not.
+fn kind(op: Op) -> Option<Kind> {
+    match op {
+        Op::Read => Some(Kind::Read),
+        Op::Write | Op::WriteZeroes { .. } => Some(Kind::Write),
+        Op::Flush => Some(Kind::Flush),
+        Op::Discard => Some(Kind::Discard),
+        Op::GetId => None,
     }
 }

@@ -2,12 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::latency::Latency;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A queue's counters. One writer: adding is a load and a store, not a locked instruction.
         #[derive(Debug, Default)]
         pub struct QueueStats {
             $($(#[$doc])* pub $name: Counter,)*
+            /// How long requests took.
+            pub latency: Latency,
         }
 
         /// The counters at one moment (each by itself; not a consistent cut).
@@ -48,6 +52,12 @@ counters! {
     held,
     /// Requests that were parked because they touched the zone that a rotation had in work.
     parked,
+    /// Requests that waited for a limit of the disk.
+    throttled,
+    /// How long they waited, in nanoseconds; those that still wait are not in it.
+    throttled_ns,
+    /// Requests that are parked now.
+    parked_now,
     /// Requests whose time was taken, while a rotation asks for it.
     timed,
     /// Sum of those times in nanoseconds.

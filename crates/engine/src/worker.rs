@@ -26,6 +26,7 @@ use crate::chunk::Chunks;
 use crate::control::{Command, Inbox, Order};
 use crate::fence::Fence;
 use crate::hold::Hold;
+use crate::limiter::Limiter;
 use crate::line::Line;
 use crate::loss::StoragePath;
 use crate::path::Path;
@@ -33,6 +34,8 @@ use crate::sample::Sample;
 use crate::slot::Slots;
 use crate::spin::Spin;
 use crate::stats::QueueStats;
+use crate::throttle::Throttle;
+use crate::timing::Stopwatch;
 use crate::{EngineConfig, OnError};
 
 /// Watches of the thread's ring.
@@ -71,11 +74,14 @@ pub(crate) struct Worker {
     pub(super) waiting: VecDeque<u16>,
     /// Large requests, which are moved a slice per turn.
     pub(super) line: Line,
+    /// The disk's limits, and what waits for them. After `ring`: it has the timers' times.
+    pub(super) throttle: Throttle,
     /// What a rotation has in work.
     pub(super) fence: Fence,
     /// A flush of a rotation failed, and the guest was not told yet.
     pub(super) flush_failed: bool,
     pub(super) sample: Sample,
+    pub(super) watch: Stopwatch,
     /// Some of the disk is encrypted.
     pub(super) enciphers: bool,
     /// Bytes that went through the cipher (or were copied) in this turn.
@@ -127,7 +133,7 @@ impl Worker {
         volume: &dyn Volume,
         keys: KeyMap,
         inbox: Inbox,
-        (stats, path): (Arc<QueueStats>, Arc<StoragePath>),
+        (stats, path, limiter): (Arc<QueueStats>, Arc<StoragePath>, Option<Arc<Limiter>>),
     ) -> io::Result<Self> {
         let chunks = Chunks::new(usize::from(config.queue_size_max) * 2);
         let entries = (chunks.capacity() as u32 + SPARE_ENTRIES).next_power_of_two();
@@ -153,9 +159,11 @@ impl Worker {
                 chunks.capacity(),
                 bounce.whole().1,
             ),
+            throttle: Throttle::new(limiter, config.queue_size_max),
             fence: Fence::new(config.queue_size_max),
             flush_failed: false,
             sample: Sample::default(),
+            watch: Stopwatch::new(config.queue_size_max, index),
             enciphers: !keys.is_plain(),
             turn_bytes: 0,
             unsent: Vec::with_capacity(chunks.capacity()),
@@ -301,7 +309,8 @@ impl Worker {
                 }
                 Token::Event(_) => self.kicked(result),
                 Token::Timer(crate::path::TIMER) => self.path_timer_ran_out(),
-                Token::Timer(_) => self.hold.timer_ran_out(),
+                Token::Timer(crate::hold::TIMER) => self.hold.timer_ran_out(),
+                Token::Timer(id) => self.throttle.timer_ran_out(id),
                 Token::Ignored => {}
             }
             for done in done.drain(..) {
@@ -401,6 +410,7 @@ impl Worker {
                     self.grow(capacity_sectors);
                     let _ = answer.send(());
                 }
+                Command::SetLimits(limiter) => self.set_limits(limiter),
                 Command::Exit => {
                     self.stop(None);
                     return true;
@@ -523,6 +533,8 @@ impl Worker {
         }
         let unwatched = self.ring.unwatch(WATCH_KICK);
         assert!(unwatched.is_ok(), "the ring has room for its watches");
+        // Whoever stops the queue doesn't wait for a limit.
+        self.go_on_throttled(true);
         loop {
             self.turn_bytes = 0;
             self.reap();

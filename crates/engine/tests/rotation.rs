@@ -114,6 +114,7 @@ fn a_whole_zone_goes_from_the_old_key_to_the_new_under_a_guest() {
     assert_eq!(status, 0);
     assert!(read[24 * 512..] == in_zone(1024, (1 << 20) - 24 * 512)[..]);
     assert_eq!(driver.status(6), UNTOUCHED, "parked");
+    assert_eq!(disk.stats()[0].parked_now.get(), 1);
 
     switch.publish(&segments(ZONE.start + ZONE.sectors)).unwrap();
     assert_eq!((driver.wait().0, driver.status(6)), (6, 0));
@@ -124,6 +125,7 @@ fn a_whole_zone_goes_from_the_old_key_to_the_new_under_a_guest() {
     assert!(driver.read(rest, 4096) == (0, in_zone(rest, 4096).to_vec()));
     assert_eq!(Arc::strong_count(&old), 1, "no queue keeps the zone's memory");
     assert_eq!(disk.stats()[0].parked.get(), 1);
+    assert_eq!(disk.stats()[0].parked_now.get(), 0);
 }
 
 #[test]
@@ -233,6 +235,7 @@ fn a_queue_that_stops_leaves_what_a_stuck_rotation_parks_to_its_successor() {
         let base = disk.stop(0);
         if !tracked {
             assert_eq!((driver.wait().0, driver.status(6)), (6, 1), "nobody could replay it");
+            assert_eq!(disk.stats()[0].parked_now.get(), 0);
             continue;
         }
         assert_eq!(driver.status(6), UNTOUCHED);

@@ -1,12 +1,14 @@
 //! `file:PATH`: the whole content of a file, or of what a pipe gives until its end.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use sealblk_secret::{SecretBytes, SecretError};
 
 use crate::Fetched;
+use crate::error::{Failure, KeyErrorKind};
 
 /// Longest passphrase, in bytes. cryptsetup takes 8 MiB; what people and key managers make is far
 /// below this, and a path that names something big by mistake shall not fill the locked memory.
@@ -16,31 +18,69 @@ pub const MAX_KEY_BYTES: usize = 64 * 1024;
 const OTHERS: u32 = 0o077;
 
 /// Reads the passphrase. The error says what failed, without the path.
-pub(crate) fn fetch(path: &Path) -> Result<Fetched, String> {
-    let file = File::open(path).map_err(|e| format!("cannot open it: {e}"))?;
-    let metadata = file.metadata().map_err(|e| format!("cannot look at it: {e}"))?;
-    if metadata.is_dir() {
-        return Err("it is a directory; name the file in it".to_owned());
-    }
-    let passphrase = SecretBytes::read_from(&file, MAX_KEY_BYTES).map_err(|error| match error {
-        SecretError::Read(error) => format!("cannot read it: {error}"),
-        SecretError::TooLong { max_bytes } => {
-            format!("it is longer than {max_bytes} bytes, so hardly a passphrase")
-        }
-        error => error.to_string(),
-    })?;
+pub(crate) fn fetch(path: &Path) -> Result<Fetched, Failure> {
+    let (passphrase, warning) = read(path, "key file:")?;
     if passphrase.expose().is_empty() {
-        return Err("it is empty: that is no passphrase".to_owned());
+        return Err(Failure::malformed("it is empty: that is no passphrase"));
     }
+    Ok(Fetched { passphrase, warning })
+}
+
+/// A password, token or the like in a file of its own: what is read, without the end of its line,
+/// and a warning if others may read it. Errors name `what` and the path.
+pub(crate) fn credential(
+    path: &Path,
+    what: &str,
+) -> Result<(SecretBytes, Option<String>), Failure> {
+    let named = |why: &str| Failure::unconfigured(format!("{what} {}: {why}", path.display()));
+    let (mut content, warning) =
+        read(path, &format!("{what} ")).map_err(|failure| named(&failure.what))?;
+    // An editor ends the line; no password or token does.
+    for ending in [b'\n', b'\r'] {
+        if content.expose().last() == Some(&ending) {
+            content.truncate(content.len() - 1);
+        }
+    }
+    if content.is_empty() {
+        return Err(named("it is empty"));
+    }
+    Ok((content, warning))
+}
+
+fn read(path: &Path, prefix: &str) -> Result<(SecretBytes, Option<String>), Failure> {
+    let file = File::open(path).map_err(|error| failed("open", &error))?;
+    let metadata = file.metadata().map_err(|error| failed("look at", &error))?;
+    if metadata.is_dir() {
+        return Err(Failure::malformed("it is a directory; name the file in it"));
+    }
+    let content = SecretBytes::read_from(&file, MAX_KEY_BYTES).map_err(|error| match error {
+        SecretError::Read(error) => failed("read", &error),
+        SecretError::TooLong { max_bytes } => too_long(max_bytes),
+        error => error.into(),
+    })?;
     let mode = metadata.permissions().mode();
     let warning = (metadata.is_file() && mode & OTHERS != 0).then(|| {
         format!(
-            "key file:{} has mode {:04o}: others than its owner may use it; `chmod 0600` it",
+            "{prefix}{} has mode {:04o}: others than its owner may use it; `chmod 0600` it",
             path.display(),
             mode & 0o7777,
         )
     });
-    Ok(Fetched { passphrase, warning })
+    Ok((content, warning))
+}
+
+pub(crate) fn too_long(max_bytes: usize) -> Failure {
+    Failure::malformed(format!("it is longer than {max_bytes} bytes, so hardly a passphrase"))
+}
+
+/// An operation on a local file that failed.
+fn failed(what: &str, error: &std::io::Error) -> Failure {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => KeyErrorKind::Missing,
+        ErrorKind::PermissionDenied => KeyErrorKind::Denied,
+        _ => KeyErrorKind::Unreachable,
+    };
+    Failure::new(kind, format!("cannot {what} it: {error}"))
 }
 
 #[cfg(test)]
@@ -99,6 +139,33 @@ mod tests {
         let (_dir, source) = key_file(&vec![1; MAX_KEY_BYTES + 1], 0o600);
         let error = source.fetch().unwrap_err().to_string();
         assert!(error.contains("longer than 65536"), "{error}");
+    }
+
+    #[test]
+    fn errors_have_their_kind() {
+        let (dir, empty) = key_file(b"", 0o600);
+        assert_eq!(empty.fetch().unwrap_err().kind(), KeyErrorKind::Malformed);
+        let missing = KeySource::File(dir.path().join("missing"));
+        assert_eq!(missing.fetch().unwrap_err().kind(), KeyErrorKind::Missing);
+    }
+
+    #[test]
+    fn a_credential_has_no_line_end_and_names_its_file() {
+        for content in ["token", "token\n", "token\r\n"] {
+            let (_dir, source) = key_file(content.as_bytes(), 0o640);
+            let KeySource::File(path) = source else { panic!("{source}") };
+            let (token, warning) = credential(&path, "token file").unwrap();
+            assert_eq!(token.expose(), b"token");
+            let warning = warning.unwrap();
+            assert!(warning.starts_with("token file /") && warning.contains("0640"), "{warning}");
+        }
+        let (dir, _) = key_file(b"\n", 0o600);
+        let failure = credential(&dir.path().join("key"), "token file").unwrap_err();
+        assert_eq!(failure.kind, KeyErrorKind::Unconfigured);
+        assert!(failure.what.contains("/key: it is empty"), "{}", failure.what);
+        let failure = credential(&dir.path().join("missing"), "token file").unwrap_err();
+        assert_eq!(failure.kind, KeyErrorKind::Unconfigured);
+        assert!(failure.what.contains("No such file"), "{}", failure.what);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! A passphrase that this process was handed and keeps, under the name of where it came from.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use sealblk_secret::{SecretBytes, SecretError, SharedSecret};
 
-use crate::MAX_KEY_BYTES;
+use crate::error::Failure;
+use crate::{Fetched, MAX_KEY_BYTES};
 
 /// A passphrase in memory; clones share it.
 #[derive(Clone)]
@@ -33,8 +35,9 @@ impl Held {
         Ok(Self { name: name.into(), secret: Arc::new(secret) })
     }
 
-    pub(crate) fn fetch(&self) -> Result<SecretBytes, String> {
-        self.secret.read().map_err(|error| error.to_string())
+    pub(crate) fn fetch(&self) -> Result<Fetched, Failure> {
+        let passphrase = self.secret.read().map_err(|error| Failure::missing(error.to_string()))?;
+        Ok(Fetched { passphrase, warning: None })
     }
 }
 
@@ -53,6 +56,12 @@ impl PartialEq for Held {
 }
 
 impl Eq for Held {}
+
+impl Hash for Held {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,8 @@
 //! of, and the process that serves, which is found by its command line: both are ended. Children of
 //! this agent are reaped by a thread each; those of an earlier one by init.
 //!
-//! Invariant: a process is signalled only if it was started with this instance's `--instance`:
-//! process ids are used again.
+//! Invariant: a process is signalled only if it was started with this instance's directory as its
+//! `--run-dir`: process ids are used again.
 // UNSAFETY: what a child does between fork and exec can only be said by `pre_exec`.
 #![expect(unsafe_code, reason = "user, groups and session of a child")]
 
@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ impl Processes {
     }
 
     pub(super) fn runs(&self, instance: &str) -> bool {
-        self.keeper(instance).is_some() || !of_instance(instance).is_empty()
+        self.keeper(instance).is_some() || !self.of_instance(instance).is_empty()
     }
 
     pub(super) fn pid(&self, instance: &str) -> Option<u32> {
@@ -123,7 +123,7 @@ impl Processes {
             tracing::warn!(instance, "its daemon doesn't end: killing it");
             kill(instance, &keeper);
         }
-        for process in of_instance(instance) {
+        for process in self.of_instance(instance) {
             kill(instance, &process);
         }
         let _ = std::fs::remove_file(note_path(&self.instances, instance));
@@ -141,6 +141,22 @@ impl Processes {
         let same = start_of(note.pid).is_ok_and(|start| start == note.start);
         (same && !ends_within(&process, Duration::ZERO)).then_some(process)
     }
+
+    /// All processes that run for an instance, by their command line.
+    fn of_instance(&self, instance: &str) -> Vec<OwnedFd> {
+        let directory = self.instances.join(instance);
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let own = std::process::id();
+        let pids = names.filter_map(|name| name.parse().ok()).filter(|pid| *pid != own);
+        pids.filter_map(|pid| {
+            // Most are others, so the line is read before and after the process is held.
+            let process = has_directory(pid, &directory).then(|| hold(pid)).flatten()?;
+            let ours = has_directory(pid, &directory) && !ends_within(&process, Duration::ZERO);
+            ours.then_some(process)
+        })
+        .collect()
+    }
 }
 
 fn hold(pid: u32) -> Option<OwnedFd> {
@@ -148,24 +164,10 @@ fn hold(pid: u32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-/// All processes that run for an instance, by their command line.
-fn of_instance(instance: &str) -> Vec<OwnedFd> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let names = processes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let pids = names.filter_map(|name| name.parse().ok()).filter(|pid| *pid != std::process::id());
-    pids.filter_map(|pid| {
-        // Most are others, so the line is read before and after the process is held.
-        let process = serves(pid, instance).then(|| hold(pid)).flatten()?;
-        (serves(pid, instance) && !ends_within(&process, Duration::ZERO)).then_some(process)
-    })
-    .collect()
-}
-
-fn serves(pid: u32, instance: &str) -> bool {
+fn has_directory(pid: u32, directory: &Path) -> bool {
     let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     let arguments: Vec<_> = line.split(|byte| *byte == 0).map(OsStr::from_bytes).collect();
-    let ours = |pair: &[&OsStr]| pair == [OsStr::new("--instance"), OsStr::new(instance)];
-    arguments.windows(2).any(ours)
+    arguments.windows(2).any(|pair| pair == [OsStr::new("--run-dir"), directory.as_os_str()])
 }
 
 fn kill(instance: &str, process: &OwnedFd) {
@@ -202,8 +204,6 @@ fn start_of(pid: u32) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn here() -> (tempfile::TempDir, Processes) {
@@ -214,7 +214,9 @@ mod tests {
 
     /// Starts a shell that is an instance's daemon by its command line.
     fn start(processes: &Processes, instance: &str, script: &str) {
-        let args = ["-c", script, "sh", "--instance", instance].map(str::to_owned);
+        let directory = processes.instances.join(instance);
+        let directory = directory.to_str().unwrap();
+        let args = ["-c", script, "sh", "--run-dir", directory].map(str::to_owned);
         let order = Order { instance, program: Path::new("/bin/sh"), args: &args };
         processes.start(&order).unwrap();
     }
@@ -227,8 +229,9 @@ mod tests {
         assert!(made.success());
         // It waits for somebody to read, then for its parent, which is not its group's any more.
         let script = format!(
-            "setsid sh -c 'echo > {}; kill -STOP $$' sh --instance {name} & wait",
-            fifo.display()
+            "setsid sh -c 'echo > {}; kill -STOP $$' sh --run-dir {} & wait",
+            fifo.display(),
+            dir.path().join(name).display(),
         );
         start(&processes, name, &script);
         assert!(processes.runs(name));
@@ -236,7 +239,7 @@ mod tests {
         let session = rustix::process::getsid(Pid::from_raw(pid as i32)).unwrap();
         assert_eq!(session.as_raw_nonzero().get() as u32, pid);
         assert_eq!(std::fs::read(&fifo).unwrap(), b"\n");
-        assert_eq!(of_instance(name).len(), 2);
+        assert_eq!(processes.of_instance(name).len(), 2);
         processes.finish(name, Duration::ZERO);
         assert!(!processes.runs(name));
         assert!(processes.pid(name).is_none());

@@ -73,7 +73,7 @@ fn render_volume(volume: &VolumeStatus, now: u64) -> String {
         volume.uri,
         volume.socket,
         volume.key_age.as_ref().map_or_else(String::new, |age| render_age(age, now)),
-        render_storage(&volume.storage),
+        render_storage(&volume.storage) + &render_limits(volume),
         render_queues(&volume.queues),
     )
 }
@@ -98,6 +98,22 @@ fn render_storage(storage: &StorageStatus) -> String {
     let since =
         storage.since_seconds.map_or_else(String::new, |s| format!("; for {}", duration(s)));
     format!("  storage     {what}{since}\n")
+}
+
+/// What the guest may do per second, if it is limited, and what that cost it.
+fn render_limits(volume: &VolumeStatus) -> String {
+    if volume.limits.is_empty() {
+        return String::new();
+    }
+    let limits: Vec<String> =
+        volume.limits.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let sum = |of: fn(&QueueStatus) -> u64| volume.queues.iter().map(of).sum::<u64>();
+    format!(
+        "  limits      {}; {} requests waited, {:.1} s in all\n",
+        limits.join(", "),
+        sum(|queue| queue.throttled),
+        sum(|queue| queue.throttled_us) as f64 / 1e6,
+    )
 }
 
 /// How old the keys are, and what is to become of them.
@@ -205,6 +221,7 @@ mod tests {
             inflight: 3,
             replayed: 4,
             held: 6,
+            ..QueueStatus::default()
         };
         let broken = QueueStatus { index: 1, broken: true, ..QueueStatus::default() };
         let status = Status {
@@ -273,6 +290,25 @@ the guest resets the device
             let lines = shown(state).lines().filter(|line| line.contains("  storage ")).count();
             assert_eq!(lines, usize::from(state != StorageState::Ok));
         }
+    }
+
+    #[test]
+    fn limits_are_shown_with_what_they_cost() {
+        let queue = |throttled, throttled_us| QueueStatus {
+            throttled,
+            throttled_us,
+            ..QueueStatus::default()
+        };
+        let limits = [("total_iops_sec", 500), ("total_iops_sec_max", 2000)];
+        let volume = VolumeStatus {
+            limits: limits.map(|(name, value)| (name.to_owned(), value)).into(),
+            queues: vec![queue(3, 1_200_000), queue(4, 200_000)],
+            ..VolumeStatus::default()
+        };
+        let line = "\n  limits      total_iops_sec 500, total_iops_sec_max 2000; 7 requests waited, \
+                    1.4 s in all\n";
+        assert!(render_volume(&volume, 0).contains(line), "{}", render_volume(&volume, 0));
+        assert!(!render_volume(&VolumeStatus::default(), 0).contains("limits"));
     }
 
     #[test]

@@ -99,7 +99,13 @@ fn start_order(how: &RotateHow) -> Result<RotationOrder, Failure> {
     };
     let new_key = match &how.new_key {
         Some(KeySource::File(path)) => Some(KeySource::File(absolute(path)?).to_string()),
-        Some(other) => Some(other.to_string()),
+        Some(KeySource::Fd(_)) => {
+            return Err(anyhow!(
+                "--new-key fd: names a descriptor of this command, not the daemon's"
+            )
+            .into());
+        }
+        Some(source) => Some(source.to_string()),
         None => None,
     };
     let header_backup = match &how.header_backup {

@@ -236,6 +236,7 @@ mod tests {
             input: &mut input,
             interactive: false,
             redraws,
+            key_managers: None,
         };
         let mut script = Script { answers: answers.into(), waits: 0 };
         let result = watch("vda", &mut script, json, &mut console);

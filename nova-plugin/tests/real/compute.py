@@ -81,7 +81,10 @@ class Conductor:
         if objname == "InstanceList" and objmethod == "get_uuids_by_host":
             return list(self.instances)
         if (objname, objmethod) == ("Service", "get_by_compute_host"):
-            return objects.Service(context, host=CONF.host, disabled=False, disabled_reason=None)
+            return objects.Service(
+                context, id=1, uuid=str(uuid.uuid4()), host=CONF.host, binary="nova-compute", topic="compute",
+                report_count=0, disabled=False, disabled_reason=None, forced_down=False, last_seen_up=None,
+            )  # fmt: skip
         raise AssertionError(f"{objname}.{objmethod} would ask the database")
 
     def object_backport_versions(self, context, objinst, object_versions):

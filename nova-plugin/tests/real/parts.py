@@ -41,13 +41,24 @@ def until(what, condition, limit=60):
         time.sleep(0.05)
 
 
-def is_alive(pid):
-    """A zombie, which some PID 1 are slow to bury, is dead."""
+def stat(pid):
+    """Fields of /proc/PID/stat behind the program's name: state, parent's process id and so on."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+            return file.read().rpartition(")")[2].split()
     except OSError:
-        return False
+        return ["X", "0"]
+
+
+def is_alive(pid):
+    """A zombie, which some PID 1 are slow to bury, is dead."""
+    return stat(pid)[0] not in "XZ"
+
+
+def children(pid):
+    """Living children of a process."""
+    found = [int(name) for name in os.listdir("/proc") if name.isdigit() and stat(name)[1] == str(pid)]
+    return [child for child in found if is_alive(child)]
 
 
 class Agent:
@@ -140,15 +151,6 @@ log_level = "info"
         serving = until("the serving process", lambda: children(keeper))[0]
         os.kill(serving, signal.SIGKILL)
         until("a successor", lambda: is_alive(keeper) and [c for c in children(keeper) if c != serving])
-
-
-def children(pid):
-    """Living children of a process."""
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(child) for child in file.read().split() if is_alive(int(child))]
-    except OSError:
-        return []
 
 
 class Volume:

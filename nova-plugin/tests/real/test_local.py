@@ -26,7 +26,8 @@ LOAD = (
 )
 PROGRESS = "n=$(cat /tmp/count); while [ $(cat /tmp/count) -lt $((n+{more})) ] && [ ! -s /tmp/errors ]; do usleep 50000; done"
 END = (
-    "touch /tmp/stop; while [ ! -e /tmp/done ]; do usleep 50000; done; cat /tmp/errors; [ ! -s /tmp/errors ] && "
+    "touch /tmp/stop; while [ ! -e /tmp/done ]; do usleep 50000; done; cat /tmp/errors; "
+    "[ ! -s /tmp/errors ] || { ls -l {disk}; dmesg | tail -n 5; false; } && "
     "for at in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do [ ! -e /tmp/kept.$at ] || "
     "dd if={disk} bs=1M skip=$at count=1 iflag=direct 2>/dev/null | cmp - /tmp/kept.$at || echo block $at differs; done; "
     "rm -f /tmp/kept.*"
@@ -163,6 +164,8 @@ class Running(Case):
         return self.shared.console.run(command, limit)
 
     def load(self):
+        # It ends before the disk goes, however the test does: else it would make a file of that name.
+        self.addCleanup(self.guest, "touch /tmp/stop; while [ ! -e /tmp/done ]; do usleep 50000; done")
         self.guest(LOAD.format(disk="/dev/vdb"))
         self.progress(2)
 
@@ -170,7 +173,7 @@ class Running(Case):
         self.guest(PROGRESS.format(more=more))
 
     def end_load(self):
-        self.assertEqual("", self.guest(END.format(disk="/dev/vdb")))
+        self.assertEqual("", self.guest(END.replace("{disk}", "/dev/vdb")))
 
     def detach_and_compare(self, volume):
         """What the guest saw is what others find."""

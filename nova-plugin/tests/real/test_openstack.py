@@ -91,7 +91,7 @@ class CinderVolume:
         """Writes an image into it by QEMU, as Cinder does when a volume is made from an image."""
         with parts.open_secret(alice.passphrase(self.id)) as secret:
             parts.run(
-                "qemu-img", "convert", "-n", "--object", f"secret,id=s,file={secret.name}", "-O", "raw",
+                "qemu-img", "convert", "-n", "--object", f"secret,id=s,file={secret.name}",
                 "--target-image-opts", plain_image,
                 f"driver=luks,key-secret=s,file.driver=rbd,file.pool=rbd,file.image=volume-{self.id},"
                 f"file.conf={directory}/ceph.conf,file.user=sealblk",

@@ -147,10 +147,17 @@ log_level = "info"
 
         ``sealblkd --instance`` is a keeper and its child, which serves.
         """
-        keeper = self.instance(instance)["pid"]
-        serving = until("the serving process", lambda: children(keeper))[0]
+        keeper, serving = self._keeper_and_serving(instance)
         os.kill(serving, signal.SIGKILL)
         until("a successor", lambda: is_alive(keeper) and [c for c in children(keeper) if c != serving])
+
+    def _keeper_and_serving(self, instance):
+        pid = self.instance(instance)["pid"]
+        parent = int(stat(pid)[1])
+        with open(f"/proc/{parent}/cmdline", "rb") as file:
+            if instance.encode() in file.read().split(b"\0"):
+                return parent, pid
+        return pid, children(pid)[0]
 
 
 class Volume:

@@ -17,7 +17,7 @@ SCRIPTS = os.path.join(HERE, "..", "..", "..", "scripts")
 # Writes random blocks of 1 MiB to the first 16 MiB of the disk, each read back at once, until
 # /tmp/stop is there. /tmp/count tells how far it is, /tmp/errors what went wrong.
 LOAD = (
-    "rm -f /tmp/stop /tmp/errors /tmp/done; echo 0 >/tmp/count; (n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); at=$((n%16)); "
+    "rm -f /tmp/stop /tmp/errors /tmp/done /tmp/kept.*; echo 0 >/tmp/count; (n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); at=$((n%16)); "
     "dd if=/dev/urandom of=/tmp/block bs=64k count=16 2>/dev/null; "
     "dd if=/tmp/block of={disk} bs=1M seek=$at oflag=direct conv=notrunc 2>/tmp/dd || cat /tmp/dd >>/tmp/errors; "
     "dd if={disk} of=/tmp/back bs=1M skip=$at count=1 iflag=direct 2>/tmp/dd || cat /tmp/dd >>/tmp/errors; "

@@ -26,6 +26,8 @@ from nova.objects import base as objects_base  # noqa: E402
 from nova.virt import block_device as driver_block_device, driver as virt_driver, virtapi  # noqa: E402
 from nova.virt.libvirt import guest as libvirt_guest  # noqa: E402
 import nova.privsep  # noqa: E402
+import os_brick  # noqa: E402
+import os_brick.privileged  # noqa: E402
 
 from . import guest  # noqa: E402
 
@@ -84,6 +86,7 @@ class Conductor:
             return objects.Service(
                 context, id=1, uuid=str(uuid.uuid4()), host=CONF.host, binary="nova-compute", topic="compute",
                 report_count=0, disabled=False, disabled_reason=None, forced_down=False, last_seen_up=None,
+                compute_node=objects.ComputeNode(uuid=str(uuid.uuid4()), hypervisor_hostname="node"),
             )  # fmt: skip
         raise AssertionError(f"{objname}.{objmethod} would ask the database")
 
@@ -148,6 +151,8 @@ def configure(directory, libvirt_uri, agent_socket, keys=f"{__name__}.Keys", mor
         CONF.set_override(name, value, group=group)
     # We are root: no helper process.
     nova.privsep.sys_admin_pctxt.set_client_mode(False)
+    os_brick.privileged.default.set_client_mode(False)
+    os_brick.setup(CONF)
     objects.register_all()
     objects_base.NovaObject.indirection_api = Conductor()
 

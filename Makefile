@@ -5,7 +5,7 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 CRASH_ROUNDS ?= 20
 
-.PHONY: help setup build demo test test-storage test-openstack bench bench-ceph bench-iscsi lint audit fuzz crash clean
+.PHONY: help setup build deb try-packages demo test test-storage test-openstack bench bench-ceph bench-iscsi lint audit fuzz crash clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,9 +13,15 @@ help: ## This list
 setup: ## Install what is missing (Debian packages, the test guest, cargo-deny)
 	@scripts/setup.sh
 
-build: ## Build sealblkd and sealblk as they are released, into target/release
+build: ## Build sealblkd, sealblk-agent and sealblk as they are released, into target/release
 	@scripts/setup.sh build
 	$(CARGO) build --locked --release -p sealblk-backend -p sealblk-cli
+
+deb: build ## Debian packages of all parts, into target/deb
+	@scripts/deb.sh
+
+try-packages: ## Install the packages of target/deb in a clean Debian 12, serve a volume, remove them
+	@scripts/try-packages.sh
 
 demo: setup ## Show it: an encrypted disk under a guest, crashes, a new key, what it costs
 	@scripts/demo.sh

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Every check that runs no code of ours: format, clippy, licences and sources of dependencies,
-# shell scripts, and the promises that `cargo xtask check` keeps.
+# shell scripts, systemd units, and the promises that `cargo xtask check` keeps.
 # usage: lint.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,4 +12,8 @@ for features in '' rbd iscsi; do
 done
 cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
 shellcheck .ci/run scripts/*.sh
+shellcheck --shell=bash --exclude=SC2034 devstack/plugin.sh devstack/settings
+shellcheck --shell=sh dist/debian/*/p*
 cargo xtask check
+scripts/check-units.sh
+scripts/nova.sh lint

@@ -22,7 +22,7 @@ case $what in
   build) ;;
   test | openstack)
     packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
-               dosfstools fdisk mtools syslinux syslinux-common
+               dosfstools fdisk mtools syslinux syslinux-common systemd
                ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
                openssl libvirt-daemon libvirt-clients python3-libvirt python3-venv)
     if [ "$what" = openstack ]; then packages+=(curl python3-rados python3-rbd rabbitmq-server); fi ;;

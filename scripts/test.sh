@@ -3,13 +3,14 @@
 # processors), a short fuzz run. Stops at the first failure.
 # usage: test.sh [storage]   storage: only what the above leaves out, the rest of the suite of rotation
 #                            on Ceph and iSCSI: tests in modules that are named rest_on_...
+# (Those in modules named openstack_... need servers: `make test-openstack`.)
 # env:   FUZZ_SECONDS: per fuzz target, default 10
 set -euo pipefail
 cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"; }
 
 case ${1:-} in
-  '') chosen=(--skip rest_on_) ;;
+  '') chosen=(--skip rest_on_ --skip openstack_) ;;
   storage) chosen=(rest_on_) ;;
   *) echo "test: unknown argument $1: 'storage' or nothing" >&2; exit 2 ;;
 esac
@@ -39,6 +40,11 @@ step 'building the programs under test'
 cargo build --locked --profile test-fast -p sealblk-backend -p sealblk-cli
 SEALBLK_BIN_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/test-fast
 export SEALBLK_BIN_DIR
+
+if [ "${1:-}" = '' ]; then
+  step "Nova's plugin"
+  scripts/nova.sh test
+fi
 
 step 'whole-system tests'
 cargo test --locked -p sealblk-tests -- --test-threads=1 --nocapture "${chosen[@]}"

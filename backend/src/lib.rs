@@ -44,6 +44,12 @@ use crate::managed::Managed;
 /// The command line or the configuration is wrong. clap uses it too.
 const EXIT_CONFIG: u8 = 2;
 
+/// The command line of `sealblkd`, for its manual page and completions.
+pub fn sealblkd_command() -> clap::Command {
+    use clap::CommandFactory;
+    Args::command()
+}
+
 /// What `sealblkd` runs.
 pub fn sealblkd() -> ExitCode {
     if let Err(error) = sealblk_secret::harden_process() {

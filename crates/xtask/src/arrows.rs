@@ -54,6 +54,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "session",
         ],
     ),
+    // Pages are written from the programs' own command lines.
+    ("manual", &["backend", "cli"]),
     // Whole-system tests meet us as everybody else does: as processes.
     ("tests", &[]),
     // So does the benchmark's whole-system part, with the same harness; its layers call what they

@@ -1,4 +1,6 @@
 //! `cargo xtask check`: keeps the promises that compiler and clippy can't see.
+//! `cargo xtask man DIR`, `cargo xtask completions DIR`: runs `sealblk-manual`, which knows the programs'
+//! command lines; so this crate needn't be built on all the others.
 //!
 //! Which crate may use which ([`arrows`]), how manifests are written ([`manifests`]), where
 //! `unsafe` may stand and how long a file may be ([`sources`]). Every check is a function from text
@@ -25,7 +27,8 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["check"] => check(),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask check")),
+        [what @ ("man" | "completions"), directory] => manual(what, directory),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask check | man DIR | completions DIR")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,10 +39,29 @@ fn main() -> ExitCode {
     }
 }
 
+fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("no root")
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn manual(what: &str, directory: &str) -> Result<()> {
+    let directory = std::path::absolute(directory).context("the directory")?;
+    let status = cargo()
+        .args(["run", "--locked", "--quiet", "-p", "sealblk-manual", "--", what])
+        .arg(directory)
+        .current_dir(root()?)
+        .status()
+        .context("can't run cargo")?;
+    ensure!(status.success(), "sealblk-manual failed");
+    Ok(())
+}
+
 fn check() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("no root")?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let root = root()?;
+    let output = cargo()
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .current_dir(root)
         .output()

@@ -80,7 +80,7 @@ pub(crate) struct NodeStart {
     pub(crate) select: NodeSelect,
 
     /// With --volume: the secret that opens it afterwards; its daemon must be able to read it
-    #[arg(long, value_name = "SOURCE", requires = "volume")]
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["all", "instance"])]
     pub(crate) new_key: Option<KeySource>,
 
     /// Most bytes per second of each, e.g. 100M

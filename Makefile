@@ -5,10 +5,10 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 CRASH_ROUNDS ?= 20
 
-.PHONY: help setup build deb try-packages demo test test-storage bench bench-ceph bench-iscsi lint audit fuzz crash clean
+.PHONY: help setup build deb try-packages demo test test-storage test-openstack bench bench-ceph bench-iscsi lint audit fuzz crash clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (Debian packages, the test guest, cargo-deny)
 	@scripts/setup.sh
@@ -31,6 +31,9 @@ test: setup ## Everything: lints, unit tests, whole-system tests, a short fuzz r
 
 test-storage: setup ## The rest of rotation's suite on Ceph and iSCSI, and outages (long: not timed yet)
 	@scripts/test.sh storage
+
+test-openstack: ## With real Keystone, Barbican, Cinder on Ceph and OpenBao, and a guest (root; docs/testing-openstack.md)
+	@scripts/openstack-test.sh
 
 bench: setup ## Measure: us, the peers, no server at all, rotations (some 12 minutes; BENCH_ARGS=--help)
 	@scripts/bench.sh $(BENCH_ARGS)

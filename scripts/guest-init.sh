@@ -1,7 +1,9 @@
 #!/bin/sh
 # /init of the test guest: loads the drivers, runs the shell script that QEMU passes as fw_cfg entry
-# opt/guestcmd, prints GUEST-RC=<its exit status>, powers off. With root=DEVICE on the kernel's
-# command line it hands over to /sbin/init on that disk instead.
+# opt/guestcmd, prints GUEST-RC=<its exit status>, powers off. Without such an entry (Nova has no way
+# to pass one) it runs the lines that are typed at the console, each in a shell of its own, and prints
+# that after each. With root=DEVICE on the kernel's command line it hands over to /sbin/init on that
+# disk instead.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/
 mount -t proc proc /proc
@@ -16,7 +18,17 @@ if [ -n "$root" ]; then
   poweroff -f
 fi
 echo GUEST-UP
-cat /sys/firmware/qemu_fw_cfg/by_name/opt/guestcmd/raw >/tmp/script
+script=/sys/firmware/qemu_fw_cfg/by_name/opt/guestcmd/raw
+if [ ! -e $script ]; then
+  stty -echo
+  echo GUEST-READY
+  while read -r line; do
+    (eval "$line") </dev/null
+    echo "GUEST-RC=$?"
+  done
+  poweroff -f
+fi
+cat $script >/tmp/script
 sh /tmp/script
 echo "GUEST-RC=$?"
 sync

@@ -1,7 +1,10 @@
 #!/bin/bash
 # Installs what building, testing and the demo need and this machine lacks: Debian packages, the
 # guest's kernel and initramfs, cargo-deny. A second call only looks, in well under a second.
-# usage: setup.sh [build|test]   build: the compiler's needs alone; test (default): everything
+# usage: setup.sh [build|test|openstack]
+#          build      the compiler's needs alone
+#          test       what `make test` needs (default)
+#          openstack  the same and what `make test-openstack` needs
 # env:   SEALBLK_CACHE: where the guest's kernel and image go (see guest-image.sh)
 # needs: Debian 12, cargo; root or sudo when something is missing
 set -euo pipefail
@@ -13,13 +16,17 @@ say() { echo "setup: $*"; }
 
 # libclang is left out on purpose: aws-lc-sys ships its bindings for x86-64 and arm64.
 packages=(gcc g++ make libc6-dev pkg-config)
-case ${1:-test} in
+# libvirt-daemon, not libvirt-daemon-system: the program alone, without units, users or /etc/libvirt/*.conf.
+what=${1:-test}
+case $what in
   build) ;;
-  test) packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
-                   dosfstools fdisk mtools syslinux syslinux-common systemd
-                   ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
-                   openssl python3-venv) ;;
-  *) die "unknown argument $1: 'build' or 'test'" ;;
+  test | openstack)
+    packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
+               dosfstools fdisk mtools syslinux syslinux-common systemd
+               ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
+               openssl libvirt-daemon libvirt-clients python3-libvirt python3-venv)
+    if [ "$what" = openstack ]; then packages+=(curl python3-rados python3-rbd rabbitmq-server); fi ;;
+  *) die "unknown argument $1: 'build', 'test' or 'openstack'" ;;
 esac
 
 version_of() { dpkg-query -W -f='${db:Status-Status} ${Version}' "$1" 2>/dev/null | sed -n 's/^installed //p'; }
@@ -58,12 +65,16 @@ use_backports() {
   apt_get update
 }
 
-# Tests start tgtd and Ceph by themselves; their packages must not make this machine an iSCSI target,
-# now or at its next start. Masking a unit is what survives both; policy-rc.d, for this one call, is
-# for machines without systemd. What was installed or masked before is the owner's and stays so.
+# Tests start tgtd, Ceph and RabbitMQ by themselves; their packages must not make this machine an iSCSI
+# target or a message broker, now or at its next start. Masking a unit is what survives both;
+# policy-rc.d, for this one call, is for machines without systemd. What was installed or masked before
+# is the owner's and stays so.
 without_services() {
   local unit policy=/usr/sbin/policy-rc.d
-  for unit in tgt:tgt.service ceph-base:ceph-crash.service; do
+  local units=(tgt:tgt.service ceph-base:ceph-crash.service)
+  [ "$what" != openstack ] ||
+    units+=(rabbitmq-server:rabbitmq-server.service erlang-base:epmd.socket erlang-base:epmd.service)
+  for unit in "${units[@]}"; do
     [ -z "$(version_of "${unit%%:*}")" ] || continue
     unit=/etc/systemd/system/${unit##*:}
     [ -e "$unit" ] || [ -L "$unit" ] || {
@@ -83,7 +94,7 @@ without_services() {
 missing=()
 for package in "${packages[@]}"; do [ -n "$(version_of "$package")" ] || missing+=("$package"); done
 qemu=()
-if [ "${1:-test}" = test ]; then
+if [ "$what" != build ]; then
   # qemu-storage-daemon is in qemu-system-common (7.2) or qemu-utils (10); both come along.
   # qemu-block-extra: QEMU's own rbd and iscsi drivers, which must be of qemu-utils' version.
   for package in qemu-system-x86 qemu-utils qemu-block-extra; do [ -n "$(version_of $package)" ] || qemu+=("$package"); done
@@ -94,7 +105,7 @@ if [ ${#missing[@]} -gt 0 ] || [ ${#qemu[@]} -gt 0 ]; then
     die "no apt-get here: install ${missing[*]} ${qemu[*]} by hand (the tests were written on Debian 12)"
   apt_get update
   if [ ${#missing[@]} -gt 0 ]; then
-    [ "${1:-test}" = build ] || without_services
+    [ "$what" = build ] || without_services
     apt_get install -y --no-install-recommends "${missing[@]}"
   fi
   target=()
@@ -106,7 +117,7 @@ if [ ${#missing[@]} -gt 0 ] || [ ${#qemu[@]} -gt 0 ]; then
 fi
 
 command -v cargo >/dev/null || die "no cargo: install Rust 1.91 or newer from https://rustup.rs"
-if [ "${1:-test}" = test ]; then
+if [ "$what" != build ]; then
   for tool in cargo-clippy:clippy cargo-fmt:rustfmt; do
     command -v "${tool%%:*}" >/dev/null || rustup component add "${tool##*:}" ||
       die "${tool%%:*} is missing: rustup component add ${tool##*:}"

@@ -24,8 +24,8 @@ case $what in
     packages+=(busybox-static cpio cryptsetup-bin e2fsprogs fio kmod shellcheck xz-utils
                dosfstools fdisk mtools syslinux syslinux-common systemd
                ceph-common ceph-mon ceph-osd librbd1 libiscsi-bin libiscsi7 tgt
-               openssl libvirt-daemon libvirt-clients python3-libvirt python3-venv)
-    if [ "$what" = openstack ]; then packages+=(curl python3-rados python3-rbd rabbitmq-server); fi ;;
+               openssl curl libvirt-daemon libvirt-clients python3-libvirt python3-venv)
+    if [ "$what" = openstack ]; then packages+=(python3-rados python3-rbd rabbitmq-server); fi ;;
   *) die "unknown argument $1: 'build', 'test' or 'openstack'" ;;
 esac
 

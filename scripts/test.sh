@@ -46,6 +46,11 @@ if [ "${1:-}" = '' ]; then
   scripts/nova.sh test
 fi
 
+if [ "${1:-}" = '' ]; then
+  step "Nova's driver with a real libvirt, QEMU, agent and daemons"
+  scripts/libvirt-test.sh
+fi
+
 step 'whole-system tests'
 cargo test --locked -p sealblk-tests -- --test-threads=1 --nocapture "${chosen[@]}"
 

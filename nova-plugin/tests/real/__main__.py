@@ -7,7 +7,9 @@ import os
 import sys
 import unittest
 
-program = unittest.main(module=None, argv=["real", "--verbose", *(sys.argv[1:] or ["real.test_local"])], exit=False)
+program = unittest.main(
+    module=None, argv=["real", "--verbose", *(sys.argv[1:] or ["real.test_local"])], exit=False
+)
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(0 if program.result.wasSuccessful() and program.result.testsRun else 1)

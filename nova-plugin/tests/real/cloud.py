@@ -10,6 +10,7 @@ from barbicanclient import client as barbican_client
 from cinderclient import client as cinder_client
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
+
 from nova import context
 
 ENV = os.environ
@@ -66,7 +67,9 @@ class Person:
 
     def let_read(self, key_id, user_id):
         """An ACL that names the user."""
-        self.barbican.acls.create(entity_ref=self.reference(key_id), users=[user_id], project_access=True).submit()
+        self.barbican.acls.create(
+            entity_ref=self.reference(key_id), users=[user_id], project_access=True
+        ).submit()
 
 
 def _entry(service):

@@ -8,7 +8,6 @@ operation of Nova's does to a guest goes through the same methods as in nova-com
 import contextlib
 import itertools
 import os
-import tempfile
 import uuid
 
 from nova import monkey_patch
@@ -16,18 +15,24 @@ from nova import monkey_patch
 monkey_patch.patch(backend="threading")
 
 from castellan.common import exception as castellan_exception  # noqa: E402
-from castellan.common.objects import passphrase, symmetric_key  # noqa: E402
+from castellan.common.objects import passphrase  # noqa: E402
+from castellan.common.objects import symmetric_key  # noqa: E402
 from castellan.key_manager import key_manager  # noqa: E402
 import nova.conf  # noqa: E402
 import nova.conf.neutron  # noqa: E402
-from nova import config, context, exception, objects, privsep  # noqa: E402
 from nova.network import model as network_model  # noqa: E402
 from nova.objects import base as objects_base  # noqa: E402
-from nova.virt import block_device as driver_block_device, driver as virt_driver, virtapi  # noqa: E402
-from nova.virt.libvirt import guest as libvirt_guest  # noqa: E402
 import nova.privsep  # noqa: E402
+from nova.virt.libvirt import guest as libvirt_guest  # noqa: E402
 import os_brick  # noqa: E402
 import os_brick.privileged  # noqa: E402
+
+from nova import config  # noqa: E402
+from nova import context  # noqa: E402
+from nova import objects  # noqa: E402
+from nova.virt import block_device as driver_block_device  # noqa: E402
+from nova.virt import driver as virt_driver  # noqa: E402
+from nova.virt import virtapi  # noqa: E402
 
 from . import guest  # noqa: E402
 
@@ -64,7 +69,9 @@ class Keys(key_manager.KeyManager):
     def _no(self, *args, **kwargs):
         raise NotImplementedError("tests only read keys")
 
-    create_key = create_key_pair = store = copy = delete = list = add_consumer = remove_consumer = _no
+    create_key = create_key_pair = store = copy = delete = list = add_consumer = remove_consumer = (
+        _no
+    )
 
 
 class Conductor:
@@ -77,7 +84,9 @@ class Conductor:
         assert objmethod == "save", f"{objinst.obj_name()}.{objmethod} would ask the database"
         return {"obj_what_changed": set()}, None
 
-    def object_class_action_versions(self, context, objname, objmethod, object_versions, args, kwargs):
+    def object_class_action_versions(
+        self, context, objname, objmethod, object_versions, args, kwargs
+    ):
         if objname.endswith("List") and objmethod.startswith("get_by_instance"):
             return getattr(objects, objname)(objects=[])
         if objname == "InstanceList" and objmethod == "get_uuids_by_host":
@@ -120,7 +129,9 @@ def configure(directory, libvirt_uri, agent_socket, keys=f"{__name__}.Keys", mor
     # Nova reads its options from a file; this one is empty.
     os.makedirs(directory, exist_ok=True)
     open(os.path.join(directory, "nova.conf"), "w").close()
-    config.parse_args(["nova-compute"], [os.path.join(directory, "nova.conf")], configure_db=False, init_rpc=False)
+    config.parse_args(
+        ["nova-compute"], [os.path.join(directory, "nova.conf")], configure_db=False, init_rpc=False
+    )
     for name, value in (
         ("compute_driver", "sealblk.SealLibvirtDriver"),
         ("state_path", directory),
@@ -230,7 +241,14 @@ class Server:
 
     def spawn(self):
         self.driver.spawn(
-            self.context, self.instance, self.image, [], None, {}, network_info=[], block_device_info=self.block_device_info()
+            self.context,
+            self.instance,
+            self.image,
+            [],
+            None,
+            {},
+            network_info=[],
+            block_device_info=self.block_device_info(),
         )
         self.instance.vm_state, self.instance.power_state = "active", 1
         self.instance.obj_reset_changes()
@@ -240,7 +258,9 @@ class Server:
         """Waits until the guest is up."""
         self.close_console()
         directory = os.path.join(CONF.instances_path, self.instance.uuid)
-        self.console = guest.Console(self.xml().find("devices/console[@type='pty']").get("tty"), directory + "/console.log")
+        self.console = guest.Console(
+            self.xml().find("devices/console[@type='pty']").get("tty"), directory + "/console.log"
+        )
         self.console.ready()
 
     def close_console(self):
@@ -259,19 +279,36 @@ class Server:
     def attach(self, volume, device):
         """Plugs a volume into the running guest, and waits until the guest has it."""
         volume.device = device
-        self.driver.attach_volume(self.context, volume.connection_info, self.instance, f"/dev/{device}", disk_bus="virtio")
+        self.driver.attach_volume(
+            self.context, volume.connection_info, self.instance, f"/dev/{device}", disk_bus="virtio"
+        )
         self.volumes.append(volume)
 
     def detach(self, volume):
-        self.driver.detach_volume(self.context, volume.connection_info, self.instance, f"/dev/{volume.device}")
+        self.driver.detach_volume(
+            self.context, volume.connection_info, self.instance, f"/dev/{volume.device}"
+        )
         self.volumes.remove(volume)
 
     def hard_reboot(self):
         """The console is another one afterwards."""
         self.close_console()
-        self.driver.reboot(self.context, self.instance, [], "HARD", block_device_info=self.block_device_info(), accel_info=[])
+        self.driver.reboot(
+            self.context,
+            self.instance,
+            [],
+            "HARD",
+            block_device_info=self.block_device_info(),
+            accel_info=[],
+        )
         self.open_console()
 
     def destroy(self):
         self.close_console()
-        self.driver.destroy(self.context, self.instance, [], block_device_info=self.block_device_info(), destroy_disks=True)
+        self.driver.destroy(
+            self.context,
+            self.instance,
+            [],
+            block_device_info=self.block_device_info(),
+            destroy_disks=True,
+        )

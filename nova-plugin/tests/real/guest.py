@@ -61,7 +61,9 @@ class Console:
                 return found
             left = end - time.monotonic()
             if left <= 0:
-                raise AssertionError(f"the guest didn't say {pattern!r} in {limit} s; it said:\n{text[-4000:]}")
+                raise AssertionError(
+                    f"the guest didn't say {pattern!r} in {limit} s; it said:\n{text[-4000:]}"
+                )
             with self._news:
                 # QEMU writes the log before or after the terminal: hence not longer.
                 self._news.wait(min(left, 0.1))

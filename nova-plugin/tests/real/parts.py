@@ -10,7 +10,9 @@ import tempfile
 import time
 import uuid
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import algorithms
+from cryptography.hazmat.primitives.ciphers import modes
 
 from sealblk_openstack import agent
 
@@ -25,7 +27,9 @@ def programs():
 def run(*command, **kwargs):
     done = subprocess.run(command, capture_output=True, **kwargs)
     if done.returncode:
-        raise AssertionError(f"{command}: {done.returncode}\n{done.stderr.decode(errors='replace')}")
+        raise AssertionError(
+            f"{command}: {done.returncode}\n{done.stderr.decode(errors='replace')}"
+        )
     return done.stdout
 
 
@@ -57,7 +61,9 @@ def is_alive(pid):
 
 def children(pid):
     """Living children of a process."""
-    found = [int(name) for name in os.listdir("/proc") if name.isdigit() and stat(name)[1] == str(pid)]
+    found = [
+        int(name) for name in os.listdir("/proc") if name.isdigit() and stat(name)[1] == str(pid)
+    ]
     return [child for child in found if is_alive(child)]
 
 
@@ -149,7 +155,10 @@ log_level = "info"
         """
         keeper, serving = self._keeper_and_serving(instance)
         os.kill(serving, signal.SIGKILL)
-        until("a successor", lambda: is_alive(keeper) and [c for c in children(keeper) if c != serving])
+        until(
+            "a successor",
+            lambda: is_alive(keeper) and [c for c in children(keeper) if c != serving],
+        )
 
     def _keeper_and_serving(self, instance):
         pid = self.instance(instance)["pid"]
@@ -170,7 +179,9 @@ class Volume:
         self.image = os.path.join(directory, self.id)
         with open(self.image, "wb") as file:
             file.truncate(mib << 20)
-        self.loop = run("losetup", "--show", "--find", "--direct-io=on", self.image).decode().strip()
+        self.loop = (
+            run("losetup", "--show", "--find", "--direct-io=on", self.image).decode().strip()
+        )
         self.connection_info = {
             "driver_volume_type": "local",
             "serial": self.id,
@@ -241,7 +252,14 @@ def open_secret(passphrase):
 def volume_key(image, passphrase):
     """The volume key, according to cryptsetup."""
     dump = run(
-        "cryptsetup", "luksDump", "--dump-volume-key", "--batch-mode", "--key-file", "-", image, input=passphrase
+        "cryptsetup",
+        "luksDump",
+        "--dump-volume-key",
+        "--batch-mode",
+        "--key-file",
+        "-",
+        image,
+        input=passphrase,
     ).decode()
     digits = re.sub(r"[^0-9a-f]", "", dump.partition("MK dump:")[2])
     assert digits, dump
@@ -256,8 +274,12 @@ def plaintext(image, passphrase, limit=None):
     dump = run("cryptsetup", "luksDump", image).decode()
     key = volume_key(image, passphrase)
     found = re.search(r"offset: (\d+) \[bytes\]", dump)
-    offset = int(found[1]) if found else int(re.search(r"Payload offset:\s*(\d+)", dump)[1]) * SECTOR
-    assert len(re.findall(r"^  \d+: crypt", dump, re.M)) == 1 or not found, f"more than one data segment:\n{dump}"
+    offset = (
+        int(found[1]) if found else int(re.search(r"Payload offset:\s*(\d+)", dump)[1]) * SECTOR
+    )
+    assert len(re.findall(r"^  \d+: crypt", dump, re.M)) == 1 or not found, (
+        f"more than one data segment:\n{dump}"
+    )
     step = int((re.search(r"sector: (\d+) \[bytes\]", dump) or ["", SECTOR])[1])
     plain = bytearray()
     with open(image, "rb") as file:

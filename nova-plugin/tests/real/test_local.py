@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import unittest
 
-from . import compute, parts
+from . import compute
+from . import parts
 
 MIB = 1 << 20
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -37,8 +38,11 @@ END = (
 def setUpModule():
     """One node for all tests of this process: Nova's modules keep their configuration."""
     global directory, agent, node
-    directory = tempfile.mkdtemp(prefix="sealblk-l2-", dir=os.environ.get("SEALBLK_TEST_DIR", "/var/tmp"))
-    if not os.environ.get('KEEP'): unittest.addModuleCleanup(shutil.rmtree, directory)
+    directory = tempfile.mkdtemp(
+        prefix="sealblk-l2-", dir=os.environ.get("SEALBLK_TEST_DIR", "/var/tmp")
+    )
+    if not os.environ.get("KEEP"):
+        unittest.addModuleCleanup(shutil.rmtree, directory)
     os.chmod(directory, 0o755)
     libvirt = os.path.join(directory, "libvirt")
     unittest.addModuleCleanup(parts.run, f"{SCRIPTS}/libvirt.sh", "down", libvirt)
@@ -80,7 +84,9 @@ class Case(unittest.TestCase):
         self.assertIsNone(agent.instance(server.instance.uuid))
         run = os.path.join(directory, "run")
         left = [name for _, _, names in os.walk(run) for name in names if name.endswith(".sock")]
-        self.assertEqual([], [name for name in left if name.startswith(tuple(v.id for v in server.volumes))])
+        self.assertEqual(
+            [], [name for name in left if name.startswith(tuple(v.id for v in server.volumes))]
+        )
 
 
 class Lifecycle(Case):
@@ -93,9 +99,20 @@ class Lifecycle(Case):
         self.assertEqual(root.id[:20], run("cat /sys/block/vda/serial"))
         # Never written before: formatted by the agent, at the first attachment.
         server.attach(new, "vdb")
-        self.assertEqual(new.id[:20], run("while [ ! -e /sys/block/vdb/serial ]; do usleep 50000; done; cat /sys/block/vdb/serial"))
-        self.assertIn("LUKS header information\nVersion:       \t2", parts.run("cryptsetup", "luksDump", new.image).decode())
-        run("mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=8 && sync", 120)
+        self.assertEqual(
+            new.id[:20],
+            run(
+                "while [ ! -e /sys/block/vdb/serial ]; do usleep 50000; done; cat /sys/block/vdb/serial"
+            ),
+        )
+        self.assertIn(
+            "LUKS header information\nVersion:       \t2",
+            parts.run("cryptsetup", "luksDump", new.image).decode(),
+        )
+        run(
+            "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=8 && sync",
+            120,
+        )
         written = run("md5sum </mnt/file")
         # The key manager is asked no more: the node keeps the keys of parked volumes.
         before = agent.instance(server.instance.uuid)["pid"]
@@ -118,7 +135,12 @@ class Lifecycle(Case):
     def test_what_cannot_be_attached_leaves_nothing_behind(self):
         server = self.server()
         run = server.console.run
-        good, wrong, gone, foreign = self.volume(32), self.volume(32), self.volume(32), self.volume(32)
+        good, wrong, gone, foreign = (
+            self.volume(32),
+            self.volume(32),
+            self.volume(32),
+            self.volume(32),
+        )
         wrong.format()
         compute.Keys.secrets[wrong.key_id] = compute.Keys.secrets[good.key_id]
         gone.format()
@@ -135,7 +157,9 @@ class Lifecycle(Case):
             self.assertEqual(before, hashlib.sha256(volume.raw()).hexdigest())
         # And the server is as it was.
         server.attach(good, "vdb")
-        run("while [ ! -e /sys/block/vdb ]; do usleep 50000; done; dd if=/dev/vdb of=/dev/null bs=1M")
+        run(
+            "while [ ! -e /sys/block/vdb ]; do usleep 50000; done; dd if=/dev/vdb of=/dev/null bs=1M"
+        )
 
 
 class Loaded(Case):
@@ -148,7 +172,9 @@ class Loaded(Case):
 
     def load(self):
         # It ends before the disk goes, however the test does: else it would make a file of that name.
-        self.addCleanup(self.guest, "touch /tmp/stop; while [ ! -e /tmp/done ]; do usleep 50000; done")
+        self.addCleanup(
+            self.guest, "touch /tmp/stop; while [ ! -e /tmp/done ]; do usleep 50000; done"
+        )
         self.guest(LOAD.format(disk="/dev/vdb"))
         self.progress(2)
 
@@ -223,8 +249,12 @@ class Running(Loaded):
         before = int(self.guest("cat /sys/block/vdb/size"))
         self.load()
         volume.grow(56)
-        self.shared.driver.extend_volume(self.shared.context, volume.connection_info, self.shared.instance, 56 * MIB)
-        self.guest(f"while [ $(cat /sys/block/vdb/size) != {before + 16 * MIB // 512} ]; do usleep 50000; done")
+        self.shared.driver.extend_volume(
+            self.shared.context, volume.connection_info, self.shared.instance, 56 * MIB
+        )
+        self.guest(
+            f"while [ $(cat /sys/block/vdb/size) != {before + 16 * MIB // 512} ]; do usleep 50000; done"
+        )
         self.end_load()
         self.guest("dd if=/dev/urandom of=/dev/vdb bs=1M seek=32 count=8 oflag=direct conv=notrunc")
         self.detach_and_compare(volume)
@@ -238,7 +268,11 @@ class Running(Loaded):
         uuid = self.shared.instance.uuid
         rotation = parts.until(
             "the rotation's end",
-            lambda: (r := agent.rotation(uuid, volume.id)) and r["state"] in ("completed", "failed") and r,
+            lambda: (
+                (r := agent.rotation(uuid, volume.id))
+                and r["state"] in ("completed", "failed")
+                and r
+            ),
             120,
         )
         self.assertEqual("completed", rotation["state"], rotation)

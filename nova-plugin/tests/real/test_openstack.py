@@ -11,8 +11,10 @@ import unittest
 
 from nova.volume import cinder
 
-from . import compute, parts
-from .cloud import ENV, Person
+from . import compute
+from . import parts
+from .cloud import ENV
+from .cloud import Person
 from .test_local import SCRIPTS
 
 MIB = 1 << 20
@@ -23,7 +25,9 @@ CEPH = ("-c", ENV.get("CEPH_CONF", ""), "--id", "sealblk")
 
 def setUpModule():
     global directory, agent, node, alice
-    directory = tempfile.mkdtemp(prefix="sealblk-l3-", dir=os.environ.get("SEALBLK_TEST_DIR", "/var/tmp"))
+    directory = tempfile.mkdtemp(
+        prefix="sealblk-l3-", dir=os.environ.get("SEALBLK_TEST_DIR", "/var/tmp")
+    )
     unittest.addModuleCleanup(shutil.rmtree, directory)
     os.chmod(directory, 0o755)
     libvirt = os.path.join(directory, "libvirt")
@@ -37,12 +41,18 @@ def setUpModule():
     with open(ENV["CEPH_CONF"]) as file:
         common = file.read().partition("[mon]")[0]
     with open(os.path.join(directory, "ceph.conf"), "w") as file:
-        lines = [line for line in common.splitlines() if not line.startswith(("keyring", "run_dir", "log_file", "crash_dir"))]
+        lines = [
+            line
+            for line in common.splitlines()
+            if not line.startswith(("keyring", "run_dir", "log_file", "crash_dir"))
+        ]
         file.write("\n".join([*lines, "[client.sealblk]", f"keyring = {keyring}", ""]))
     secret = os.path.join(directory, "barbican.secret")
     with open(os.open(secret, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(ENV["SEALBLK_APP_CRED_SECRET"])
-    with open(os.open(os.path.join(directory, "keys.toml"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+    with open(
+        os.open(os.path.join(directory, "keys.toml"), os.O_WRONLY | os.O_CREAT, 0o600), "w"
+    ) as file:
         file.write(f"""
 [barbican]
 auth_url = "{ENV["OS_AUTH_URL"]}"
@@ -146,8 +156,12 @@ class Volumes(unittest.TestCase):
     def test_what_a_guest_writes_others_decrypt_with_the_key_of_barbican(self):
         volume = CinderVolume().connect(self.server, "vdb")
         self.attach(volume)
-        self.guest("mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=16 && umount /mnt")
-        seen = self.guest(f"dd if=/dev/vdb bs=1M count={COMPARED // MIB} 2>/dev/null | md5sum").split()[0]
+        self.guest(
+            "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=16 && umount /mnt"
+        )
+        seen = self.guest(
+            f"dd if=/dev/vdb bs=1M count={COMPARED // MIB} 2>/dev/null | md5sum"
+        ).split()[0]
         self.server.detach(volume)
         plain = volume.plaintext(alice.passphrase(volume.id))
         self.assertEqual(seen, hashlib.md5(plain).hexdigest())
@@ -156,7 +170,10 @@ class Volumes(unittest.TestCase):
     def test_a_server_comes_back_from_its_volume_after_a_hard_reboot(self):
         self.guest("dd if=/dev/vda of=/dev/null bs=1M count=16")
         self.server.hard_reboot()
-        self.assertEqual("rbd", agent.volume(self.server.instance.uuid, self.server.volumes[0].id)["source"]["kind"])
+        self.assertEqual(
+            "rbd",
+            agent.volume(self.server.instance.uuid, self.server.volumes[0].id)["source"]["kind"],
+        )
 
     def test_a_service_identity_gets_the_keys_that_an_acl_gives_it(self):
         volume = CinderVolume().connect(self.server, "vdb")
@@ -187,7 +204,9 @@ class Volumes(unittest.TestCase):
 
     def test_a_key_manager_that_is_down_is_told_as_such_and_passes(self):
         volume = CinderVolume().connect(self.server, "vdb")
-        self.addCleanup(parts.run, f"{SCRIPTS}/openstack.sh", "start", "barbican", ENV["OPENSTACK_DIR"])
+        self.addCleanup(
+            parts.run, f"{SCRIPTS}/openstack.sh", "start", "barbican", ENV["OPENSTACK_DIR"]
+        )
         parts.run(f"{SCRIPTS}/openstack.sh", "stop", "barbican", ENV["OPENSTACK_DIR"])
         self.assert_refused(volume, "key")
         parts.run(f"{SCRIPTS}/openstack.sh", "start", "barbican", ENV["OPENSTACK_DIR"])

@@ -59,8 +59,13 @@ make_26() {
   part=$zed.part debs=$zed.debs
   rm -rf "$part" "$zed"
   mkdir -p "$part" "$debs"
-  apt-get install --print-uris -o Debug::NoLocking=1 -qq -y --no-install-recommends "${deb_packages[@]}" nova-common \
-    >"$debs/uris" 2>"$zed.log" || { cat "$zed.log" >&2; die "apt-get knows no python3-nova: run apt-get update"; }
+  uris() {
+    apt-get install --print-uris -o Debug::NoLocking=1 -qq -y --no-install-recommends "${deb_packages[@]}" nova-common \
+      >"$debs/uris" 2>"$zed.log"
+  }
+  # apt's lists may be missing or old on a new machine.
+  uris || { [ "$(id -u)" = 0 ] && apt-get -q update >"$zed.log" 2>&1 && uris; } ||
+    { cat "$zed.log" >&2; die "apt-get knows no python3-nova: run apt-get update"; }
   sed -n "s/^'\([^']*\)'.*/\1/p" "$debs/uris" | grep -vE "/($deb_left_out)" >"$debs/wanted" || true
   (
     cd "$debs"

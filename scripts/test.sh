@@ -43,7 +43,7 @@ export SEALBLK_BIN_DIR
 
 if [ "${1:-}" = '' ]; then
   step "Nova's plugin"
-  scripts/nova.sh test
+  scripts/nova.sh test unit l1
 fi
 
 if [ "${1:-}" = '' ]; then

@@ -185,6 +185,8 @@ log_dir = $DIR/cinder/log
 host = localhost
 my_ip = 127.0.0.1
 osapi_volume_workers = 1
+quota_volumes = -1
+quota_gigabytes = -1
 [database]
 connection = sqlite:///$DIR/cinder.db
 [oslo_concurrency]

@@ -7,9 +7,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::FileType;
 use sealblk_api::agent::{AgentError, Attach, ErrorKind, Key};
-use sealblk_keys::{KeyErrorKind, KeyManagers, KeySource, MAX_KEY_BYTES};
+use sealblk_keys::{KeyErrorKind, KeyManagers, KeySource, MAX_KEY_BYTES, read_descriptor};
 use sealblk_secret::{SecretBytes, SharedSecret};
 
 use super::check;
@@ -71,30 +70,10 @@ pub(super) fn obtain(
 
 /// The whole content of what a caller handed over, whatever it reads from there otherwise.
 fn handed(volume: &str, descriptor: &OwnedFd) -> Result<SecretBytes, AgentError> {
-    let refuse =
-        |what: &str| Err(invalid(format!("volume {volume}: the descriptor of its key {what}")));
-    let stat = rustix::fs::fstat(descriptor)
-        .map_err(|cause| internal(format!("volume {volume}: looking at its key: {cause}")))?;
-    // Of a regular file (a memfd is one) a read always comes to an end.
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return refuse("is no memfd");
-    }
-    let len = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
-    if len == 0 || len > MAX_KEY_BYTES {
-        return refuse(&format!("has {len} bytes; possible are 1 to {MAX_KEY_BYTES}"));
-    }
-    let mut bytes = SecretBytes::zeroed(len)
-        .map_err(|cause| internal(format!("volume {volume}: its key: {cause}")))?;
-    let mut filled = 0;
-    while filled < len {
-        match rustix::io::pread(descriptor, &mut bytes.expose_mut()[filled..], filled as u64) {
-            Ok(0) => return refuse("became shorter while it was read"),
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return refuse("can't be read"),
-        }
-    }
-    Ok(bytes)
+    read_descriptor(descriptor, MAX_KEY_BYTES).map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::Other => internal(format!("volume {volume}: its key: {cause}")),
+        _ => invalid(format!("volume {volume}: the descriptor of its key: {cause}")),
+    })
 }
 
 /// Asks a key manager by this node's own identity.

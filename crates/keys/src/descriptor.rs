@@ -62,19 +62,19 @@ pub fn read_descriptor(fd: impl AsFd, max_bytes: usize) -> io::Result<SecretByte
     if size > max_bytes {
         return Err(nonsense(too_long(max_bytes).what));
     }
-    // If it changes meanwhile, then what is there at the time of reading counts, up to the size.
+    // If it grows or is written to meanwhile, what is there at the time of reading counts, up to the
+    // size; half a passphrase is none.
     let mut secret = SecretBytes::zeroed(size).map_err(io::Error::other)?;
     let mut filled = 0;
     while filled < size {
         let rest = secret.expose_mut().get_mut(filled..).unwrap_or_default();
         match rustix::io::pread(fd, rest, filled as u64) {
-            Ok(0) => break,
+            Ok(0) => return Err(nonsense("it became shorter while it was read".to_owned())),
             Ok(count) => filled += count,
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    secret.truncate(filled);
     if secret.is_empty() {
         return Err(nonsense("it is empty: that is no passphrase".to_owned()));
     }
